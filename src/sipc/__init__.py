@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One-way IPC on Linux: a helper makes the channel and exits, data moves forward only.
+
+    with sipc.open_sender("feed") as sender:
+        sender.send(b"hello")
+
+    with sipc.open_receiver("feed") as receiver:
+        for message in receiver:
+            ...
+
+`sipc.aio` has the same two for asyncio, `sipc.libsipc` speaks the wire of the C library libsipc.
+"""
+
+from __future__ import annotations
+
+from sipc.channel import open_receiver, open_sender
+from sipc.errors import (
+    Broken,
+    Busy,
+    ChannelExists,
+    ChannelNotFound,
+    Closed,
+    Denied,
+    EndOfStream,
+    KernelError,
+    LocalProtocolError,
+    PolicyUnavailable,
+    RegistryError,
+    RemoteProtocolError,
+    SipcError,
+    SpecError,
+    Timeout,
+)
+from sipc.proto.sender import Resumption
+from sipc.receiver import Block, Receiver
+from sipc.sender import Reservation, Sender
+
+__all__ = (
+    "Block",
+    "Broken",
+    "Busy",
+    "ChannelExists",
+    "ChannelNotFound",
+    "Closed",
+    "Denied",
+    "EndOfStream",
+    "KernelError",
+    "LocalProtocolError",
+    "PolicyUnavailable",
+    "Receiver",
+    "RegistryError",
+    "RemoteProtocolError",
+    "Reservation",
+    "Resumption",
+    "Sender",
+    "SipcError",
+    "SpecError",
+    "Timeout",
+    "open_receiver",
+    "open_sender",
+)
+
+__version__ = "0.1.0"

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A receiver's cursor: the last block it finished, in a file of its own that outlives it.
+
+Owns two files: FILE, eight native 64-bit words (magic, epoch, last finished seq, records finished of the block
+after it, four unused), and FILE.partial, the blocks of a message not yet whole.  Each update that matters is one
+aligned 8-byte store into a shared mapping, so a SIGKILL leaves the old value or the new one (see
+`proto/segment.py`).  Against power loss nothing is promised: the channel itself does not survive that.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+
+from sipc.errors import SpecError
+
+__all__ = ("Cursor",)
+
+_MAGIC = int.from_bytes(b"SIPCCUR1", "little")
+_SIZE = 64
+_FRAME = struct.Struct("<QQ")  # seq, length of the block that follows
+_MAGIC_WORD, _EPOCH, _SEQ, _RECORDS = range(4)
+
+
+class Cursor:
+    """An open cursor of one epoch.  The role's lock keeps a second receiver away from it."""
+
+    def __init__(self, path: str | os.PathLike[str], epoch: int) -> None:
+        """Open or make the files; a cursor of another epoch starts anew at block 0.
+
+        Raises `SpecError` when `path` can not be used or is no cursor.
+        """
+        self.path = Path(path)
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise SpecError(f"cursor {self.path}: {error.strerror}: name a file in a directory of your own") from error
+        try:
+            size = os.fstat(fd).st_size
+            if size not in (0, _SIZE):
+                raise SpecError(f"cursor {self.path} is no cursor file ({size} bytes, not {_SIZE}): name another file")
+            os.ftruncate(fd, _SIZE)
+            self._words = memoryview(mmap.mmap(fd, _SIZE)).cast("Q")
+        finally:
+            os.close(fd)
+        if self._words[_MAGIC_WORD] not in (0, _MAGIC):
+            raise SpecError(f"cursor {self.path} is no cursor file: name another file")
+        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial_fd = -1
+        self._partial_end = 0
+        if self._words[_EPOCH] != epoch:
+            # Epoch last: a cursor that dies here is still the old epoch's, and starts anew again.
+            self._words[_SEQ] = self._words[_RECORDS] = 0
+            self._words[_MAGIC_WORD] = _MAGIC
+            self._words[_EPOCH] = epoch
+
+    @property
+    def seq(self) -> int:
+        """Last finished block."""
+        return self._words[_SEQ]
+
+    @seq.setter
+    def seq(self, value: int) -> None:
+        self._words[_SEQ] = value
+
+    @property
+    def records(self) -> int:
+        """How many records of block `seq + 1` are finished."""
+        word = self._words[_RECORDS]
+        return word & 0xFFFFFFFF if word >> 32 == (self.seq + 1) & 0xFFFFFFFF else 0
+
+    def finished_records(self, count: int) -> None:
+        """Note that the first `count` records of block `seq + 1` are finished."""
+        self._words[_RECORDS] = ((self._words[_SEQ] + 1) & 0xFFFFFFFF) << 32 | count
+
+    def keep(self, seq: int, block: bytes) -> None:
+        """Keep a block of an unfinished message; to be called before `seq` is stored."""
+        if self._partial_fd < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._partial_fd = os.open(self._partial, flags, 0o600)
+        data = _FRAME.pack(seq, len(block)) + block
+        start = self._partial_end
+        while data:
+            written = os.pwrite(self._partial_fd, data, start)
+            start, data = start + written, data[written:]
+        self._partial_end = start
+
+    def kept(self) -> list[bytes]:
+        """The blocks of the message that was unfinished at `seq`; empty when none was."""
+        try:
+            data = self._partial.read_bytes()
+        except FileNotFoundError:
+            return []
+        blocks: list[bytes] = []
+        last = offset = 0
+        while offset + _FRAME.size <= len(data):
+            seq, length = _FRAME.unpack_from(data, offset)
+            if seq > self.seq or offset + _FRAME.size + length > len(data):
+                break  # written, but its block was never marked finished
+            offset += _FRAME.size
+            blocks.append(data[offset : offset + length])
+            offset += length
+            last = seq
+        if last != self.seq:
+            self.drop_kept()
+            return []
+        self._partial_end = offset
+        return blocks
+
+    def drop_kept(self) -> None:
+        """Forget kept blocks: their message is finished, or was given up."""
+        if self._partial_fd >= 0:
+            os.close(self._partial_fd)
+            self._partial_fd = -1
+        self._partial_end = 0
+        self._partial.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files; they stay."""
+        self._words.release()
+        if self._partial_fd >= 0:
+            os.close(self._partial_fd)
+            self._partial_fd = -1

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds the direction of a channel, and the refusal to open one that nothing holds.
+
+Owns the seam where SELinux checks go (DESIGN section 8).  This release has none: a channel whose definition asks
+for `enforcement = "selinux"` is refused, always.  It must not fall back to less.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from sipc.descriptor import Descriptor
+from sipc.errors import PolicyUnavailable, RegistryError
+from sipc.registry import ipc_namespace
+from sipc.spec import Backend, Enforcement, Role
+
+__all__ = ("Account", "account", "check")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What enforces a channel's direction right now (`holds`), what does not (`open`), in one sentence (`summary`)."""
+
+    summary: str
+    holds: tuple[str, ...]
+    open: tuple[str, ...]
+
+
+def check(descriptor: Descriptor, role: Role) -> None:
+    """Refuse to open `role` of a channel whose enforcement is not in force here.
+
+    Raises `RegistryError` for another ipc namespace, `PolicyUnavailable` where SELinux is asked for.
+    """
+    spec = descriptor.spec
+    here = ipc_namespace()
+    if descriptor.ipc_namespace and here and descriptor.ipc_namespace != here:
+        raise RegistryError(
+            f"channel {spec.name!r} was made in ipc namespace {descriptor.ipc_namespace}, this process is in {here}: "
+            "run the helper and both ends in one namespace"
+        )
+    if spec.enforcement is Enforcement.SELINUX:
+        kind = (spec.sender if role is Role.SENDER else spec.receiver).type
+        raise PolicyUnavailable(
+            f"channel {spec.name!r} asks for enforcement = 'selinux' (this end: type {kind or 'not named'}), and this "
+            "version of sipc can not check an SELinux policy, so it refuses: "
+            "set enforcement = 'dac' in the definition to rely on uid, gid and mode alone"
+        )
+
+
+def account(descriptor: Descriptor) -> Account:
+    """Say truthfully what holds the direction of a channel on this host."""
+    spec = descriptor.spec
+    if spec.enforcement is Enforcement.SELINUX:
+        return Account(
+            summary="Nothing passes: the channel asks for SELinux, which this version can not check, so no end opens.",
+            holds=("refusal to open",),
+            open=(),
+        )
+    holds: list[str] = ["sipc's own code: a sender can not receive and a receiver can not send"]
+    left = ["the queue being full for a while is visible to the sender (inherent)"]
+    sender, receiver = spec.sender, spec.receiver
+    if sender.uid is not None and receiver.uid is not None and sender.uid != receiver.uid:
+        holds.insert(
+            0,
+            f"uid, gid and mode: uid {sender.uid} may only write the queue (0240), gid {receiver.gid} may only read "
+            "it and the segment (0640)",
+        )
+        left += [
+            "root and CAP_IPC_OWNER are not bound by modes",
+            "the sender owns the objects and may change their mode (IPC_SET) or remove them",
+            "IPC_STAT, /proc/sysvipc and /proc/locks show the other end's pids and times",
+        ]
+        summary = (
+            f"The direction is held by file modes alone (enforcement = dac): uid {sender.uid} writes, "
+            f"gid {receiver.gid} reads; no SELinux policy backs it, and root is not bound."
+        )
+    else:
+        who = sender.uid if sender.uid is not None else descriptor.creator_uid
+        left.append(f"sender and receiver are the same user (uid {who}): the kernel keeps neither from the other's calls")
+        summary = (
+            f"Nothing in the kernel enforces the direction here: both ends run as uid {who} and no SELinux policy is "
+            "in force (enforcement = dac), so only sipc's own code keeps data going one way."
+        )
+    if spec.backend is Backend.POSIX:
+        left.append("POSIX queues: mq_getattr, mq_notify and poll are ways back, and the owner may shrink the segment")
+    if os.path.exists("/sys/fs/selinux/enforce"):
+        left.append("SELinux runs on this host, but this channel does not ask for it")
+    return Account(summary=summary, holds=tuple(holds), open=tuple(left))

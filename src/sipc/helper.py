@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The helper: make a channel's objects, publish their descriptor, exit.  The trusted part.
+
+Owns creation and destruction, all or nothing.  Imports `spec` (and the definitions' reader), `registry`,
+`kernel`, `proto` and nothing else.  It is run as a program, `sipc-helper` or `python -m sipc.helper`, so that
+under SELinux it can have a domain of its own; `sipc create` and `sipc destroy` run it too.
+
+Order: journal (with the keys) on disk; queue with its limit; segment, every page filled; owners and modes;
+private directories; rename of the journal to the channel's name.  A failure at any step undoes the steps
+before it; a SIGKILL leaves the journal, from which the next run cleans up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from sipc.definitions import DEFINITIONS, load
+from sipc.descriptor import Descriptor
+from sipc.errors import (
+    Busy,
+    ChannelExists,
+    ChannelNotFound,
+    Denied,
+    KernelError,
+    RegistryError,
+    SipcError,
+    SpecError,
+)
+from sipc.kernel import KeyTaken, Keys, backend, limits
+from sipc.proto.segment import Segment
+from sipc.publisher import Publisher
+from sipc.registry import SYSTEM, ipc_namespace
+from sipc.spec import ChannelSpec, Enforcement, Principal, Role, SegmentCreator, Transport, Wire, check_name, modes
+
+__all__ = ("create", "default_registry", "destroy", "main")
+
+_TRIES = 16  # random 31-bit keys: a second try is rare already
+_SYSTEM_UMASK = 0o022
+
+
+def default_registry() -> Path:
+    """Where a channel goes when nobody says: `$SIPC_REGISTRY`, else the system's for root, else the user's own."""
+    given = os.environ.get("SIPC_REGISTRY")
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return SYSTEM
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime:
+        raise SpecError("XDG_RUNTIME_DIR is not set, so there is no place for a user's channels: give --registry DIR")
+    return Path(runtime) / "sipc"
+
+
+def create(spec: ChannelSpec, registry: Path, *, replacing: bool = False) -> Descriptor:
+    """Make one channel and publish it; returns its descriptor.
+
+    `replacing` destroys a channel of that name first (both its ends get `Broken`).  Raises `ChannelExists`,
+    `SpecError` for what this kernel can not hold, `KernelError` or `Denied`; after a failure nothing of the
+    new channel is left.
+    """
+    limits.check(spec)
+    _check_users(spec)
+    shared = any(who.uid not in (None, os.geteuid()) for who in (spec.sender, spec.receiver))
+    old_umask = os.umask(_SYSTEM_UMASK)
+    try:
+        with Publisher(registry, shared=shared) as publisher:
+            _clean_journal(publisher, spec.name)
+            if spec.name in publisher.registry.names():
+                if not replacing:
+                    raise ChannelExists(
+                        f"channel {spec.name!r} exists in {registry}: destroy it first, or say --replace"
+                    )
+                _destroy(publisher, spec.name)
+            return _create(publisher, spec)
+    except OSError as error:
+        if isinstance(error, SipcError):
+            raise
+        raise KernelError(
+            error.errno or 0, error.strerror or str(error), syscall="file operation", obj=f"registry {registry}"
+        ) from error
+    finally:
+        os.umask(old_umask)
+
+
+def _check_users(spec: ChannelSpec) -> None:
+    mine = os.geteuid()
+    for role, who in (("sender", spec.sender), ("receiver", spec.receiver)):
+        if mine != 0 and who.uid not in (None, mine):
+            raise SpecError(
+                f"channel {spec.name!r}: {role} is uid {who.uid}, and only root can make a channel for another user: "
+                f"run the helper as root, or remove {role}.user"
+            )
+
+
+def _create(publisher: Publisher, spec: ChannelSpec) -> Descriptor:
+    objects = backend(spec.backend)
+    made: list[Keys] = []
+    try:
+        descriptor = _make_objects(publisher, spec, made)
+        publisher.make_private(spec)
+        _give(spec, descriptor)
+        publisher.publish(spec.name)
+    except BaseException:
+        # Whatever can not be removed now stays in the journal, for the next run and for 'sipc doctor'.
+        for keys in made:
+            objects.remove(keys)
+        publisher.remove_private(spec.name)
+        publisher.withdraw(spec.name)
+        publisher.withdraw(spec.name, journal=True)
+        raise
+    return descriptor
+
+
+def _make_objects(publisher: Publisher, spec: ChannelSpec, made: list[Keys]) -> Descriptor:
+    objects = backend(spec.backend)
+    depth, size = spec.geometry.depth, limits.message_size(spec)
+    if spec.wire is Wire.LIBSIPC and spec.transport is Transport.QUEUE:
+        depth, size = 1, limits.read("kernel.msgmnb") or size  # libsipc leaves the kernel's own limit
+    for _ in range(_TRIES):
+        descriptor = _describe(spec, publisher)
+        keys = descriptor.keys
+        publisher.write_journal(descriptor)
+        try:
+            objects.create_queue(keys.queue, messages=depth, message_size=size)
+            made.append(Keys(queue=keys.queue, segment=None))
+            if keys.segment is not None and spec.segment_creator is SegmentCreator.HELPER:
+                memory = objects.create_segment(keys.segment, limits.size_of_segment(spec))
+                made.append(keys)
+                try:
+                    _fill(spec, descriptor, memory.view)
+                finally:
+                    memory.close()
+        except KeyTaken:
+            for taken in made:
+                objects.remove(taken)
+            made.clear()
+            if spec.wire is Wire.LIBSIPC:
+                raise ChannelExists(
+                    f"queue or segment of {spec.key_path!r} exist already (key {keys.queue}): "
+                    f"'ipcrm -Q {keys.queue} -M {keys.queue}' removes them; or use another key_path"
+                ) from None
+        else:
+            return descriptor
+    raise RegistryError(f"no free key in {_TRIES} tries: is somebody filling the ipc namespace?")
+
+
+def _describe(spec: ChannelSpec, publisher: Publisher) -> Descriptor:
+    segment = spec.transport is Transport.SEGMENT
+    spec = replace(
+        spec, sender=_named(spec.sender, spec.receiver), receiver=_named(spec.receiver, spec.sender)
+    )
+    if spec.wire is Wire.LIBSIPC:
+        keys = _libsipc_keys(spec, segment=segment)
+    else:
+        keys = backend(spec.backend).new_keys(segment=segment)
+    return Descriptor(
+        spec=spec,
+        epoch=secrets.randbelow((1 << 64) - 1) + 1,
+        keys=keys,
+        creator_uid=publisher.registry.owner,
+        ipc_namespace=ipc_namespace(),
+        created=int(time.time()),
+    )
+
+
+def _libsipc_keys(spec: ChannelSpec, *, segment: bool) -> Keys:
+    import sysv_ipc  # noqa: PLC0415 - this wire only
+
+    try:
+        key = str(sysv_ipc.ftok(spec.key_path, ord("a"), True))  # noqa: FBT003 - its only form
+    except OSError as error:
+        raise SpecError(f"channel {spec.name!r}: key_path = {spec.key_path!r}: {error.strerror}") from error
+    return Keys(queue=key, segment=key if segment else None)
+
+
+def _fill(spec: ChannelSpec, descriptor: Descriptor, view: memoryview) -> None:
+    """Touch every page, so that none is a hole a reader could fill and be seen filling; write the header."""
+    if spec.wire is Wire.LIBSIPC:
+        zeros = bytes(1 << 20)
+        for start in range(0, len(view), len(zeros)):
+            view[start : start + len(zeros)] = zeros[: len(view) - start]
+        return
+    segment = Segment(view, spec.geometry)
+    segment.format(spec.geometry, descriptor.epoch)
+    segment.release()
+
+
+def _give(spec: ChannelSpec, descriptor: Descriptor) -> None:
+    objects = backend(spec.backend)
+    uid, gid, queue_mode, segment_mode = modes(descriptor.spec)
+    if descriptor.keys.segment is not None and spec.segment_creator is SegmentCreator.HELPER:
+        objects.give_segment(descriptor.keys.segment, uid, gid, segment_mode)
+    objects.give_queue(descriptor.keys.queue, uid, gid, queue_mode)
+
+
+def _named(who: Principal, other: Principal) -> Principal:
+    """A principal with its uid filled in: the helper's own when only the other end is named."""
+    if who.uid is None and other.uid is not None:
+        return Principal(uid=os.geteuid(), gid=os.getegid(), type=who.type)
+    return who
+
+
+def destroy(name: str, registry: Path) -> None:
+    """Remove a channel: descriptor first, then its objects, which tells both ends.
+
+    Also cleans up what a killed helper left under that name.  Raises `ChannelNotFound` when there is neither.
+    """
+    check_name(name)
+    if not registry.is_dir():
+        raise ChannelNotFound(f"no registry at {registry}: nothing to destroy")
+    with Publisher(registry) as publisher:
+        cleaned = _clean_journal(publisher, name)
+        try:
+            _destroy(publisher, name)
+        except ChannelNotFound:
+            if not cleaned:
+                raise
+
+
+def _destroy(publisher: Publisher, name: str) -> None:
+    descriptor = publisher.registry.read(name)
+    publisher.withdraw(name)
+    backend(descriptor.spec.backend).remove(descriptor.keys)
+    publisher.remove_private(name)
+
+
+def _clean_journal(publisher: Publisher, name: str) -> bool:
+    """Remove what a helper left that died before publishing `name`."""
+    try:
+        descriptor = publisher.registry.read(name, journal=True)
+    except ChannelNotFound:
+        return False
+    except RegistryError:  # cut off while it was written: then no object exists yet
+        publisher.withdraw(name, journal=True)
+        return True
+    if descriptor.spec.wire is not Wire.LIBSIPC:  # that wire's keys are not random: the objects may be another's
+        backend(descriptor.spec.backend).remove(descriptor.keys)
+    if name not in publisher.registry.names():
+        publisher.remove_private(name)
+    publisher.withdraw(name, journal=True)
+    return True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sipc-helper", description="Create or destroy channels, then exit.")
+    parser.add_argument("--registry", type=Path, help="directory of descriptors (default: /run/sipc, or the user's)")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    making = verbs.add_parser("create", help="create the channels of definition files")
+    making.add_argument("files", nargs="*", type=Path, help=f"TOML files (default: {DEFINITIONS}/*.toml)")
+    making.add_argument("--channel", action="append", default=[], help="only this channel; may be repeated")
+    making.add_argument("--replace", action="store_true", help="destroy a channel of the same name first")
+    ending = verbs.add_parser("destroy", help="destroy channels")
+    ending.add_argument("names", nargs="+")
+    return parser
+
+
+# The exit codes of the command line (cli/exits.py), which the helper must not import.
+_EXITS: tuple[tuple[type[SipcError], int], ...] = (
+    (SpecError, 3),
+    (ChannelNotFound, 3),
+    (ChannelExists, 3),
+    (Busy, 4),
+    (Denied, 4),
+    (KernelError, 4),
+    (RegistryError, 4),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The program: one JSON line per channel on stdout, errors on stderr, exit codes as `sipc`."""
+    arguments = _parser().parse_args(argv)
+    made: list[str] = []
+    registry: Path | None = None
+    try:
+        registry = arguments.registry if arguments.registry is not None else default_registry()
+        if arguments.verb == "destroy":
+            for name in arguments.names:
+                destroy(name, registry)
+                _say({"destroyed": name})
+            return 0
+        specs = load(arguments.files or [DEFINITIONS], enforcement=_default_enforcement(registry))
+        missing = [name for name in arguments.channel if name not in specs]
+        if missing:
+            raise SpecError(f"no definition of channel {missing[0]!r} in the files given: defined are {sorted(specs)}")
+        for name in arguments.channel or specs:
+            descriptor = create(specs[name], registry, replacing=arguments.replace)
+            made.append(name)
+            _say({"created": name, "epoch": descriptor.epoch, "registry": str(registry), "pid": os.getpid()})
+    except SipcError as error:
+        for name in made:
+            # All or nothing: a file's earlier channels go too.
+            with suppress(SipcError):
+                destroy(name, registry or SYSTEM)
+        print(f"sipc-helper: {error}", file=sys.stderr)
+        return next((code for kind, code in _EXITS if isinstance(error, kind)), 4)
+    return 0
+
+
+def _default_enforcement(registry: Path) -> Enforcement:
+    return Enforcement.SELINUX if registry == SYSTEM else Enforcement.DAC
+
+
+def _say(line: dict[str, object]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

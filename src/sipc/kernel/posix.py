@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""POSIX queues and segments through posix_ipc.
+
+For speed, time-outs and a descriptor to poll; never the default: `mq_getattr`, `mq_notify` and `poll` are ways
+back that no policy mediates (DESIGN section 6), and a segment's owner may shrink it under a reader.
+
+Every descriptor is non-blocking and every wait is poll(2): Python resumes that after a signal and lets the
+handler's exception out, where posix_ipc's own waits swallow it.  Unlinking wakes nobody, so a wait looks up
+ten times a second whether the channel still lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import posix_ipc
+
+from sipc.errors import Broken, ChannelNotFound, Denied, KernelError, RemoteProtocolError
+from sipc.kernel.base import SPINS, KernelObjects, KeyTaken, Keys, Memory, Queue, squatted
+from sipc.spec import Role
+
+__all__ = ("PosixObjects",)
+
+_LOOK = 0.1  # seconds between looks at whether the channel still lives, while waiting
+_DEAD = b"SIPCDEAD"
+
+
+@contextmanager
+def _translated(syscall: str, obj: str) -> Iterator[None]:
+    try:
+        yield
+    except posix_ipc.PermissionsError as error:
+        raise Denied(
+            f"{syscall} on {obj}: permission denied by mode, owner or SELinux; "
+            "check that this process runs as the user (and in the domain) its role has in the definition"
+        ) from error
+    except posix_ipc.ExistentialError as error:
+        raise ChannelNotFound(f"{syscall}: no {obj}; it was removed, or is in another ipc namespace") from error
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or 22
+        raise KernelError(number, f"{error}; 'sipc doctor' checks the limits", syscall=syscall, obj=obj) from error
+
+
+class _PosixMemory(Memory):
+    def __init__(self, fd: int, size: int, *, writable: bool) -> None:
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        try:
+            if os.fstat(fd).st_size < size:
+                raise RemoteProtocolError("segment size", os.fstat(fd).st_size, f"at least {size}")
+            # The map is unmapped when its last view dies; it keeps a descriptor of its own.
+            self.view = memoryview(mmap.mmap(fd, size, access=access))
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        self.view.release()
+
+
+class _PosixQueue(Queue):
+    def __init__(self, queue: Any, obj: str, events: int, alive: Callable[[], bool]) -> None:
+        self._queue = queue
+        self._obj = obj
+        self._alive = alive
+        self._events = events
+        self._inbox: list[tuple[bytes, int]] = []
+
+    def _wait(self, deadline: float | None) -> bool:
+        poll = select.poll()
+        poll.register(self._queue.mqd, self._events)
+        while True:
+            pause = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
+            if poll.poll(max(0.0, pause) * 1000):
+                return True
+            self._check()
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+
+    def _check(self) -> None:
+        if not self._alive():
+            raise Broken("the queue was removed: the channel was destroyed or replaced; open it again by its name")
+
+    def send(self, message: bytes, kind: int, timeout: float | None) -> bool:
+        del kind  # POSIX has priorities, no types: all messages keep their order
+        deadline = None if timeout is None else time.monotonic() + timeout
+        spins = SPINS
+        while True:
+            self._check()
+            try:
+                self._queue.send(message)
+            except posix_ipc.BusyError:
+                if timeout == 0:
+                    return False
+                spins -= 1
+                if spins <= 0 and not self._wait(deadline):
+                    return False
+            except (posix_ipc.Error, OSError) as error:
+                with _translated("mq_send", self._obj):
+                    raise error
+            else:
+                return True
+
+    def receive(self, timeout: float | None) -> tuple[bytes, int | None] | None:
+        if not self._inbox:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            spins = SPINS
+            while not self._try_receive():
+                if timeout == 0:
+                    return None
+                spins -= 1
+                if spins <= 0 and not self._wait(deadline):
+                    return None
+        return self._inbox[0][0], None
+
+    def _try_receive(self) -> bool:
+        self._check()
+        try:
+            self._inbox.extend(map(self._queue.receive, (0,)))
+        except posix_ipc.BusyError:
+            return False
+        except (posix_ipc.Error, OSError) as error:
+            with _translated("mq_receive", self._obj):
+                raise error
+        return True
+
+    def done(self) -> None:
+        self._inbox.clear()
+
+    def fileno(self) -> int | None:
+        return int(self._queue.mqd)
+
+    def close(self) -> None:
+        self._inbox.clear()
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            self._queue.close()
+
+
+class PosixObjects(KernelObjects):
+    """POSIX message queues and shared memory."""
+
+    def new_keys(self, *, segment: bool) -> Keys:
+        def name() -> str:
+            return f"/sipc-{secrets.token_hex(12)}"
+
+        return Keys(queue=name(), segment=name() if segment else None)
+
+    def create_queue(self, key: str, *, messages: int, message_size: int) -> None:
+        try:
+            with _translated("mq_open", f"queue {key}"):
+                posix_ipc.MessageQueue(
+                    key, posix_ipc.O_CREX, mode=0o600, max_messages=messages, max_message_size=message_size
+                ).close()
+        except ChannelNotFound as error:
+            raise KeyTaken(f"a queue named {key} exists") from error
+
+    def create_segment(self, key: str, size: int) -> Memory:
+        try:
+            with _translated("shm_open", f"segment {key}"):
+                segment = posix_ipc.SharedMemory(key, posix_ipc.O_CREX, mode=0o600, size=size)
+        except ChannelNotFound as error:
+            raise KeyTaken(f"a segment named {key} exists") from error
+        try:
+            os.posix_fallocate(segment.fd, 0, size)
+            return _PosixMemory(os.dup(segment.fd), size, writable=True)
+        except OSError as error:
+            posix_ipc.unlink_shared_memory(key)
+            raise KernelError(
+                error.errno or 0, f"{error.strerror}: is /dev/shm full?", syscall="fallocate", obj=f"segment {key}"
+            ) from error
+        finally:
+            segment.close_fd()
+
+    def give_queue(self, key: str, uid: int | None, gid: int | None, mode: int) -> None:
+        with _translated("mq_open", f"queue {key}"):
+            queue = posix_ipc.MessageQueue(key, read=True, write=False)
+            try:
+                self._give(queue.mqd, uid, gid, mode)
+            finally:
+                queue.close()
+
+    def give_segment(self, key: str, uid: int | None, gid: int | None, mode: int) -> None:
+        with _translated("shm_open", f"segment {key}"):
+            segment = posix_ipc.SharedMemory(key)
+            try:
+                self._give(segment.fd, uid, gid, mode)
+            finally:
+                segment.close_fd()
+
+    @staticmethod
+    def _give(fd: int, uid: int | None, gid: int | None, mode: int) -> None:
+        os.fchmod(fd, mode)
+        os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
+
+    def remove(self, keys: Keys) -> bool:
+        existed = False
+        if keys.segment is not None:
+            with contextlib.suppress(ChannelNotFound), _translated("shm_open", f"segment {keys.segment}"):
+                segment = posix_ipc.SharedMemory(keys.segment)
+                try:
+                    # Whoever is attached sees this before its next message; unlinking alone it would not see.
+                    if os.fstat(segment.fd).st_size >= len(_DEAD):
+                        os.pwrite(segment.fd, _DEAD, 0)
+                finally:
+                    segment.close_fd()
+                posix_ipc.unlink_shared_memory(keys.segment)
+                existed = True
+        with contextlib.suppress(ChannelNotFound), _translated("mq_unlink", f"queue {keys.queue}"):
+            posix_ipc.unlink_message_queue(keys.queue)
+            existed = True
+        return existed
+
+    def open_queue(self, key: str, role: Role, *, message_size: int, memory: Memory | None) -> Queue:
+        del message_size  # the kernel keeps it
+        sending = role is Role.SENDER
+        with _translated("mq_open", f"queue {key}"):
+            queue = posix_ipc.MessageQueue(key, os.O_NONBLOCK, read=not sending, write=sending)
+        if memory is None:
+
+            def alive() -> bool:
+                return os.fstat(queue.mqd).st_nlink > 0
+        else:
+            word = memory.view[:8].cast("Q")
+            dead = int.from_bytes(_DEAD, "little")
+
+            def alive() -> bool:
+                return word[0] != dead
+
+        return _PosixQueue(queue, f"queue {key}", select.POLLOUT if sending else select.POLLIN, alive)
+
+    def open_segment(self, key: str, role: Role, size: int) -> Memory | None:
+        writable = role is Role.SENDER
+        try:
+            with _translated("shm_open", f"segment {key}"):
+                segment = posix_ipc.SharedMemory(key, read_only=not writable)
+        except ChannelNotFound:
+            return None
+        return _PosixMemory(segment.fd, size, writable=writable)
+
+    def own_segment(
+        self, key: str, size: int, *, gid: int | None, mode: int, known: int
+    ) -> tuple[Memory, int, bool]:
+        del known
+        try:
+            memory = self.create_segment(key, size)
+        except KeyTaken as error:
+            with _translated("shm_open", f"segment {key}"):
+                segment = posix_ipc.SharedMemory(key)
+            if os.fstat(segment.fd).st_uid != os.geteuid():
+                segment.close_fd()
+                raise squatted(key) from error
+            return _PosixMemory(segment.fd, size, writable=True), 1, False
+        self.give_segment(key, None, gid, mode)
+        return memory, 1, True

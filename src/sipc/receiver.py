@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving end: blocks out of the segment, messages to the caller.
+
+Owns how blocks become messages, and when a message counts as finished: when the caller asks for the next one,
+calls `finish()`, or leaves the `with` block without an exception.  Only then the cursor moves and the block's
+slot may be used again.  What a field may be is judged in `proto/receiver.py`.
+
+Messages are private copies: a sender that keeps writing to the segment can change what is copied, never what
+was handed on.  `unsafe_borrow` is the one way to look at the shared bytes in place.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from sipc.cursor import Cursor
+from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces
+from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, SpecError, Timeout
+from sipc.proto import records as packing
+from sipc.proto.control import CONTROL_SIZE, Flag
+from sipc.proto.receiver import ReceiverEvent, ReceiverMachine, ReceiverState
+from sipc.proto.segment import Segment
+from sipc.spec import Transport
+
+__all__ = ("Block", "Receiver")
+
+_MORE, _RECORDS, _CONTINUED = int(Flag.MORE), int(Flag.RECORDS), int(Flag.CONTINUED)
+_BLOCK, _END = int(ReceiverEvent.BLOCK), int(ReceiverEvent.END)
+_HOLDING = ReceiverState.HOLDING
+
+
+class Block:
+    """One block, borrowed in place: `view` shows memory that the sender can still change."""
+
+    __slots__ = ("continued", "more", "records", "seq", "view")
+
+    def __init__(self, view: memoryview, seq: int, flags: int) -> None:
+        self.view = view
+        self.seq = seq
+        self.more = bool(flags & _MORE)
+        self.continued = bool(flags & _CONTINUED)
+        self.records = bool(flags & _RECORDS)
+
+
+class Receiver(Endpoint):
+    """The one receiver of a channel; made by `sipc.open_receiver`.  Iterate it for whole messages.
+
+    `timeout` is in seconds everywhere: None waits for ever, 0 does not wait.  A `Timeout` loses nothing: what
+    arrived of a large message is kept, and the next call goes on.
+    """
+
+    def __init__(self, parts: Parts, cursor: str | os.PathLike[str] | None = None) -> None:
+        super().__init__(parts)
+        self._segment: Segment | None = None
+        self._cursor: Cursor | None = None
+        self._queue = parts.queue
+        self._parts_of_message: list[bytes] = []
+        self._records: list[bytes] = []  # records of the block in hand
+        self._next_record = 0
+        self._taken = False  # the caller has what the machine holds
+        self._ended = False
+        spec, epoch = parts.spec, parts.descriptor.epoch
+        if cursor is not None:
+            self._cursor = Cursor(cursor, epoch)
+            self._parts_of_message = self._cursor.kept()
+        kept = self._parts_of_message
+        self._machine = ReceiverMachine(
+            geometry=spec.geometry,
+            epoch=epoch,
+            segment=None,
+            max_message=spec.max_message,
+            cursor=self._cursor.seq if self._cursor is not None else None,
+            record_bytes=sum(map(len, kept)) if kept else None,
+        )
+        self._waits_for_segment = spec.transport is Transport.SEGMENT
+        self._attach()
+        self._recover = cursor is not None
+
+    def _attach(self) -> None:
+        """Take up the segment as soon as its creator has finished it."""
+        memory = self._parts.memory
+        if not self._waits_for_segment or memory is None:
+            return
+        spec = self._parts.spec
+        segment = Segment(memory.view, spec.geometry)
+        try:
+            segment.check(spec.geometry, self._parts.descriptor.epoch)
+        except RemoteProtocolError:
+            segment.release()
+            if spec.segment_creator == "helper":
+                raise
+            return  # the sender has made it but not yet filled it
+        self._segment = segment
+        self._machine.attach(segment)
+        self._waits_for_segment = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; when the block raised, the last message counts as not finished and comes again."""
+        if kind is None and not self.closed and self._machine.failure is None:
+            self.finish()
+        self.close()
+
+    @property
+    def last_seq(self) -> int | None:
+        """Number of the last finished block; None when nothing is known yet."""
+        return self._machine.cursor
+
+    @property
+    def sender_restarted(self) -> bool:
+        """Whether, within this stream, a sender went away without closing and another took over."""
+        return self._machine.restarted
+
+    # -- taking blocks -------------------------------------------------------------------------------------
+
+    def _finish_block(self) -> None:
+        """The caller is done with the block in hand: the cursor first, then the right to consume the next."""
+        machine, cursor = self._machine, self._cursor
+        if cursor is not None:
+            cursor.seq = machine.seq
+            if not machine.flags & _MORE:
+                cursor.drop_kept()
+        machine.finish()
+        self._queue.done()
+        self._taken = False
+
+    def _next_block(self, deadline: float | None) -> None:
+        """Have a block in hand that the caller has not seen.  Raises at the end of the stream."""
+        machine = self._machine
+        if machine.state is _HOLDING:
+            if not self._taken:
+                return  # a call before this one was interrupted after consuming it
+            self._finish_block()
+        if self._ended:
+            raise self._end()
+        event = 0
+        if self._recover:
+            self._recover = False
+            event = machine.recover()
+        while not event:
+            got = self._queue.receive(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if got is None:
+                raise Timeout(
+                    f"channel {self.name!r}: no message in time; if the sender is sending, its messages may be of a "
+                    "type or mode that this process may not read"
+                )
+            if self._waits_for_segment:
+                self._parts.attach_late()
+                self._attach()
+            if self._waits_for_segment and got[0][1:2] != b"\x02":
+                machine.fail(RemoteProtocolError("segment", "absent", "made and filled before the first block"))
+            event = machine.feed(*got)
+            if event != _BLOCK:
+                self._queue.done()
+        if event == _END:
+            self._ended = True
+            if self._cursor is not None:
+                self._cursor.seq = machine.seq
+                self._cursor.drop_kept()
+            raise self._end()
+
+    def _end(self) -> SipcError:
+        if self._machine.cut:
+            return Broken(
+                f"channel {self.name!r}: the sender cut its stream before the end; open the channel again for its next"
+            )
+        return EndOfStream(f"channel {self.name!r}: the sender closed its stream")
+
+    def _view(self) -> memoryview:
+        """The block in hand, where it lies."""
+        machine = self._machine
+        if self._segment is not None:
+            return self._segment.slots[machine.slot][: machine.length]
+        got = self._queue.receive(0)
+        if got is None:
+            raise SipcError("the block in hand is gone; please report this as a bug")
+        return memoryview(got[0])[CONTROL_SIZE:]
+
+    def _copy(self) -> bytes:
+        """A private copy of the block in hand, its checksum verified."""
+        machine = self._machine
+        length = machine.length
+        if self._segment is None or length > COPY_PIECE:
+            data = bytearray(length)
+            with self._view() as view:
+                copy_in_pieces(memoryview(data), view, length)
+            copy = bytes(data) if self._segment is None else _as_bytes(data)
+        else:
+            copy = bytes(self._segment.slots[machine.slot][:length])
+        if machine.crc:
+            self._check_sum(zlib.crc32(copy))
+        return copy
+
+    def _check_sum(self, crc: int) -> None:
+        if crc != self._machine.crc:
+            self._machine.fail(RemoteProtocolError("crc32", crc, f"{self._machine.crc}, as the sender wrote"))
+
+    def _keep_part(self, part: bytes) -> None:
+        """Store one block of a message that goes on, and let its slot go."""
+        machine = self._machine
+        if not machine.flags & _CONTINUED:
+            self._parts_of_message = []  # what came before was given up by its sender
+            if self._cursor is not None:
+                self._cursor.drop_kept()
+        if self._cursor is not None:
+            self._cursor.keep(machine.seq, part)
+        self._parts_of_message = [*self._parts_of_message, part] if machine.flags & _CONTINUED else [part]
+        self._taken = True
+        self._finish_block()
+
+    def _message(self, deadline: float | None) -> bytes | None:
+        """The next whole message; None when the block holds records (then `_records` has them)."""
+        while True:
+            self._next_block(deadline)
+            machine = self._machine
+            flags = machine.flags
+            part = self._copy()
+            if not flags:
+                self._taken = True
+                return part
+            if flags & _RECORDS:
+                self._take_records(part)
+                return None
+            if flags & _MORE:
+                self._keep_part(part)
+                continue
+            if flags & _CONTINUED:
+                part = b"".join((*self._parts_of_message, part))
+            self._parts_of_message = []
+            self._taken = True
+            return part
+
+    def _take_records(self, block: bytes) -> None:
+        try:
+            records = packing.unpack(block)
+        except RemoteProtocolError as error:
+            self._machine.fail(error)
+        self._next_record = self._cursor.records if self._cursor is not None else 0
+        self._records = records
+        self._taken = True
+
+    # -- the caller's side ---------------------------------------------------------------------------------
+
+    def receive(self, timeout: float | None = None) -> bytes:
+        """The next whole message, as a private copy.
+
+        Raises `EndOfStream` after the last one, `Broken` when the stream was cut or the channel removed,
+        `Timeout`, `RemoteProtocolError` (terminal).
+        """
+        if self._barred is not None:
+            raise self._refuse()
+        try:
+            self._barred = _IN_USE
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while True:
+                if self._records:
+                    index = self._next_record
+                    if self._cursor is not None:
+                        self._cursor.finished_records(index)
+                    if index < len(self._records):
+                        self._next_record = index + 1
+                        return self._records[index]
+                    self._records = []
+                message = self._message(deadline)
+                if message is not None:
+                    return message
+        except SipcError as error:
+            self._note(error)
+            raise
+        finally:
+            if self._barred is _IN_USE:
+                self._barred = None
+
+    def receive_many(self, timeout: float | None = None) -> list[bytes]:
+        """The rest of the records of one block, or one message alone; at least one.  Faster than one by one.
+
+        All of them count as finished together, when the next is asked for.
+        """
+        with self._exclusive():
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while True:
+                if self._records:
+                    index, batch = self._next_record, self._records
+                    if index < len(batch):
+                        self._next_record = len(batch)
+                        return batch[index:]
+                    self._records = []
+                message = self._message(deadline)
+                if message is not None:
+                    return [message]
+
+    def receive_into(self, buffer: bytearray | memoryview, timeout: float | None = None) -> int:
+        """Copy the next whole message into `buffer` (writable, contiguous bytes); returns its length in bytes.
+
+        Nothing is lost when it does not fit: `SpecError` is raised and `receive()` returns the message.
+        """
+        with self._exclusive():
+            deadline = None if timeout is None else time.monotonic() + timeout
+            target = memoryview(buffer).cast("B")
+            done = 0
+            try:
+                for part in self._parts_of_message:
+                    done = self._put_into(target, done, memoryview(part))
+                while True:
+                    if self._records:
+                        return self._record_into(target)
+                    self._next_block(deadline)
+                    flags = self._machine.flags
+                    if flags & _RECORDS:
+                        self._take_records(self._copy())
+                        continue
+                    if not flags & _CONTINUED:
+                        done = 0
+                    start = done
+                    with self._view() as view:
+                        done = self._put_into(target, done, view)
+                    if self._machine.crc:
+                        self._check_sum(zlib.crc32(target[start:done]))
+                    if not flags & _MORE:
+                        self._parts_of_message = []
+                        self._taken = True
+                        return done
+                    self._pass_part(target[start:done])
+            except BaseException:
+                self._save_parts(target, done)
+                raise
+
+    def _pass_part(self, part: memoryview) -> None:
+        """Like `_keep_part`, for a part that lies in the caller's buffer already."""
+        machine = self._machine
+        if not machine.flags & _CONTINUED:
+            self._parts_of_message = []
+        if self._cursor is not None:
+            if not machine.flags & _CONTINUED:
+                self._cursor.drop_kept()
+            self._cursor.keep(machine.seq, bytes(part))
+        self._taken = True
+        self._finish_block()
+
+    def _save_parts(self, target: memoryview, done: int) -> None:
+        """The call did not get its whole message: keep what only the caller's buffer holds."""
+        kept = self._machine.record_bytes or 0
+        if self._machine.state is _HOLDING and self._machine.flags & _CONTINUED:
+            kept -= self._machine.length  # the block in hand was not finished; it is copied anew
+        if 0 < kept <= done:
+            self._parts_of_message = [bytes(target[:kept])]
+
+    def _record_into(self, target: memoryview) -> int:
+        index = self._next_record
+        if self._cursor is not None:
+            self._cursor.finished_records(index)
+        if index < len(self._records):
+            record = self._records[index]
+            size = self._put_into(target, 0, memoryview(record))
+            self._next_record = index + 1
+            return size
+        self._records = []
+        return 0
+
+    def _put_into(self, target: memoryview, start: int, view: memoryview) -> int:
+        end = start + view.nbytes
+        if end > target.nbytes:
+            raise SpecError(
+                f"receive_into: the buffer has {target.nbytes} bytes and the message at least {end}: "
+                "receive() returns it whole"
+            )
+        if view.nbytes <= COPY_PIECE:
+            target[start:end] = view
+        else:
+            copy_in_pieces(target[start:end], view, view.nbytes)
+        return end
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate over messages until the stream is closed in order."""
+        while True:
+            try:
+                batch = self.receive_many() if self._cursor is None else [self.receive()]
+            except EndOfStream:
+                return
+            yield from batch
+
+    def finish(self) -> None:
+        """Count everything handed out so far as finished, now instead of at the next call: the cursor moves."""
+        with self._exclusive():
+            if self._records:
+                if self._cursor is not None:
+                    self._cursor.finished_records(self._next_record)
+                if self._next_record < len(self._records):
+                    return
+                self._records = []
+            if self._machine.state is _HOLDING and self._taken:
+                self._finish_block()
+
+    @contextmanager
+    def unsafe_borrow(self, timeout: float | None = None) -> Iterator[Block]:
+        """Look at the next block in place, without a copy: `with receiver.unsafe_borrow() as block`.
+
+        Unsafe against a hostile sender: the bytes of `block.view` can change while they are looked at, so they
+        must not be checked and used afterwards.  The view is read-only and unusable after the `with`.  Leaving
+        it finishes the block; an exception inside does not, and the block comes again.
+        """
+        with self._exclusive():
+            if self._records and self._next_record < len(self._records):
+                raise SpecError("unsafe_borrow: records of the block before are left: take them with receive_many()")
+            self._records = []
+            self._next_block(None if timeout is None else time.monotonic() + timeout)
+            machine = self._machine
+            view = self._view()
+            try:
+                if machine.crc:
+                    self._check_sum(zlib.crc32(view))
+                yield Block(view, machine.seq, machine.flags)
+            finally:
+                view.release()
+            self._taken = True
+            self._finish_block()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._barred is not None:
+            raise self._refuse()
+        try:
+            self._barred = _IN_USE
+            yield
+        except SipcError as error:
+            self._note(error)
+            raise
+        finally:
+            if self._barred is _IN_USE:
+                self._barred = None
+
+    def close(self) -> None:
+        """Let go of the channel; a second call does nothing.  A message not yet finished comes again (cursor)."""
+        if self.closed:
+            return
+        if self._barred is not None:
+            raise self._refuse()
+        self._let_go("you closed it")
+
+    def _let_go(self, why: str) -> None:
+        if self._segment is not None:
+            self._segment.release()
+        if self._cursor is not None:
+            self._cursor.close()
+        super()._let_go(why)
+
+
+def _as_bytes(data: bytearray) -> bytes:
+    return bytes(data)

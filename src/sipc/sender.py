@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sending end: messages in, blocks in the segment, announcements on the queue.
+
+Owns how messages become blocks.  Which slot, which order and which message is `proto/sender.py`; waiting is
+`kernel/`.  A block goes in three steps, shared with the asyncio sender: `_prepare` (wait until its slot is free),
+`_store` (copy and commit), `_announce` (wait until the queue takes its message).
+
+A block is real from its commit on.  If the time given ends between commit and announcement, the call succeeds
+and the announcement goes first in the next call; so a `Timeout` always means that nothing will be delivered.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, chain
+from types import TracebackType
+
+from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces
+from sipc.errors import Broken, SipcError, SpecError, Timeout
+from sipc.kernel import limits
+from sipc.proto import records as packing
+from sipc.proto.control import CONTROL_SIZE, Flag
+from sipc.proto.segment import Segment
+from sipc.proto.sender import Resumption, SenderMachine, SenderState
+from sipc.spec import Transport
+
+__all__ = ("Buffer", "Reservation", "Sender")
+
+Buffer = bytes | bytearray | memoryview
+_MORE, _RECORDS, _RESTART = int(Flag.MORE), int(Flag.RECORDS), int(Flag.RESTART)
+_CLOSE, _CONTINUED = int(Flag.CLOSE), int(Flag.CONTINUED)
+
+
+class Reservation:
+    """A slot being filled in place: write to `view`; set `length` lower to send less than was reserved."""
+
+    __slots__ = ("length", "view")
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.length = view.nbytes
+
+
+class Sender(Endpoint):
+    """The one sender of a channel; made by `sipc.open_sender`.
+
+    `timeout` is in seconds everywhere: None waits for ever, 0 does not wait.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        spec, epoch = parts.spec, parts.descriptor.epoch
+        self._segment: Segment | None = None
+        if spec.transport is Transport.SEGMENT and parts.memory is not None:
+            self._segment = Segment(parts.memory.view, spec.geometry)
+            if parts.made_segment:
+                self._segment.format(spec.geometry, epoch)
+            self._segment.check(spec.geometry, epoch)
+        # Words of the role's state file: epoch; for the queue transport last block and whether closed in order;
+        # then the id of a segment of the sender's own; then the newest block whose announcement was accepted.
+        self._state = parts.files.state
+        known = self._state[0] == epoch
+        self._machine = SenderMachine(
+            geometry=spec.geometry,
+            epoch=epoch,
+            segment=self._segment,
+            last=self._state[1] if known else 0,
+            in_order=not known or self._state[1] == 0 or self._state[2] == 1,
+            accepted=self._state[4] if known else 0,
+        )
+        if not known:
+            self._state[1] = self._state[2] = self._state[4] = 0
+        self._state[0] = epoch
+        self._queue = parts.queue
+        self._slot_size = spec.geometry.slot_size
+        self._one_block = min(spec.geometry.slot_size, spec.max_message)
+        self._padding = b"" if self._segment is not None else bytes(limits.message_size(spec) - CONTROL_SIZE)
+        self._noop = self._machine.noop + self._padding
+        self._interrupted = False
+        self._first_flags = 0 if self._machine.resumption.in_order else _RESTART
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close in order, or, when the block raised, cut the stream without waiting."""
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    @property
+    def resumption(self) -> Resumption:
+        """What this sender found of its predecessor: which block survived, and whether a message was cut."""
+        return self._machine.resumption
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest block that is real: the receiver gets it even if this process dies now."""
+        return self._machine.last
+
+    @property
+    def pending(self) -> bool:
+        """Whether the newest block still waits for its announcement; any later call makes it."""
+        return self._machine.pending is not None
+
+    def send(self, data: Buffer, timeout: float | None = None) -> None:
+        """Send one message: any contiguous bytes-like object, of any size up to `max_message` bytes.
+
+        Returns once the channel holds the whole message: it survives this process.  Raises `Timeout` (nothing
+        of it will be delivered), `Broken`, `SpecError` when it is too large.  Larger than a slot, it spans
+        blocks; if the time runs out midway, the receiver drops what it got.
+        """
+        if self._barred is not None:
+            raise self._refuse()
+        try:
+            self._barred = _IN_USE
+            view = data if type(data) is bytes else memoryview(data).cast("B")
+            size = len(view)
+            if size <= self._one_block:
+                if timeout is None:
+                    self._prepare(None)
+                    self._store(view, size, 0)
+                    self._announce(None)
+                else:
+                    self._put(view, size, 0, time.monotonic() + timeout)
+            else:
+                self._send_large(memoryview(view), timeout)
+        except SipcError as error:
+            self._note(error)
+            raise
+        finally:
+            if self._barred is _IN_USE:
+                self._barred = None
+
+    def _put(self, view: Buffer, size: int, flags: int, deadline: float | None) -> None:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._prepare(left):
+            raise Timeout(
+                f"channel {self.name!r}: the receiver did not free a slot in time; nothing of this message was sent"
+            )
+        self._store(view, size, flags)
+        self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def _pieces(self, view: memoryview) -> Iterator[tuple[memoryview, int]]:
+        """The blocks of a message larger than a slot, with their flags."""
+        size, step = view.nbytes, self._slot_size
+        if size > self._parts.spec.max_message:
+            raise SpecError(
+                f"a message of {size} bytes is larger than max_message = {self._parts.spec.max_message} "
+                f"of channel {self.name!r}: send it in parts, or raise max_message in the definition"
+            )
+        for start in range(0, size, step):
+            more = _MORE if start + step < size else 0
+            yield view[start : start + step], more | (_CONTINUED if start else 0)
+
+    def _send_large(self, view: memoryview, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for piece, flags in self._pieces(view):
+            self._put(piece, piece.nbytes, flags, deadline)
+
+    # -- the three steps of a block ------------------------------------------------------------------------
+
+    def _prepare(self, timeout: float | None) -> bool:
+        """Get ready to write the next block; False when time ran out first."""
+        machine = self._machine
+        if self._interrupted:
+            self._resync()
+        if machine.pending is not None and not self._announce(timeout):
+            return False
+        while not machine.free:
+            if not self._send_noop(timeout):
+                return False
+        return True
+
+    def _store(self, view: Buffer, size: int, flags: int) -> None:
+        """Copy a block into its slot and commit it.  After an interruption anywhere, `_resync` finds the truth."""
+        machine, segment = self._machine, self._segment
+        if self._first_flags and not flags & _CONTINUED:
+            flags |= self._first_flags
+        self._interrupted = True
+        slot = machine.begin()
+        crc = 0
+        if segment is not None:
+            target = segment.slots[slot]
+            if size <= COPY_PIECE:
+                target[:size] = view
+            else:
+                copy_in_pieces(target, memoryview(view), size)
+            if self._parts.spec.checksum:
+                crc = zlib.crc32(view)
+            machine.commit(size, flags, crc)
+        else:
+            self._state[1], self._state[2] = machine.last + 1, int(bool(flags & _CLOSE))
+            machine.commit(size, flags, 0, view)
+        self._first_flags = 0
+
+    def _announce(self, timeout: float | None) -> bool:
+        """Transmit the pending message; False when the queue took it not in time (it stays pending)."""
+        message = self._machine.pending
+        self._interrupted = True
+        taken = message is not None and self._queue.send(message, message[1], timeout)
+        if taken:
+            self._machine.accepted()
+            self._state[4] = self._machine.last
+        self._interrupted = False
+        return taken
+
+    def _send_noop(self, timeout: float | None) -> bool:
+        self._interrupted = True
+        taken = self._queue.send(self._noop, 2, timeout)
+        if taken:
+            self._machine.noop_accepted()
+        self._interrupted = False
+        return taken
+
+    def _resync(self) -> None:
+        """An exception came in the middle of a step (Ctrl-C): read back what is real, as a restart would."""
+        self._machine.resync()
+        self._interrupted = False
+
+    # -- everything else -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._barred is not None:
+            raise self._refuse()
+        try:
+            self._barred = _IN_USE
+            yield
+        except SipcError as error:
+            self._note(error)
+            raise
+        finally:
+            if self._barred is _IN_USE:
+                self._barred = None
+
+    def send_many(self, messages: Sequence[Buffer], timeout: float | None = None) -> None:
+        """Send many messages at once, packed into as few blocks as possible.
+
+        The receiver gets the same messages as from `send`.  On `Timeout` its `sent` tells how many were
+        accepted, all of them before the rest, of which nothing will be delivered.
+        """
+        with self._exclusive():
+            deadline = None if timeout is None else time.monotonic() + timeout
+            items = messages if set(map(type, messages)) <= {bytes} else [bytes(item) for item in messages]
+            sent = 0
+            try:
+                for first, end, packed in self._batches(items):
+                    if packed:
+                        block = packing.pack(items[first:end])
+                        self._put(block, len(block), _RECORDS, deadline)
+                    elif len(items[first]) <= self._one_block:
+                        self._put(items[first], len(items[first]), 0, deadline)
+                    else:
+                        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                        self._send_large(memoryview(items[first]), left)
+                    sent = end
+            except Timeout as error:
+                error.sent = sent
+                raise
+
+    def _batches(self, items: Sequence[bytes]) -> Iterator[tuple[int, int, bool]]:
+        """Cut `items` into (first, end, packed) runs that fill a slot each."""
+        room = self._slot_size - packing.RECORD_OVERHEAD
+        costs = list(accumulate(chain((0,), map(len, items))))
+        overhead = packing.RECORD_OVERHEAD
+        first, count = 0, len(items)
+        while first < count:
+            base = costs[first] + overhead * first
+            end = bisect_right(range(count + 1), base + room, first, key=lambda i: costs[i] + overhead * i) - 1
+            if end <= first:
+                yield first, first + 1, False
+                first += 1
+            else:
+                yield first, end, True
+                first = end
+
+    @contextmanager
+    def reserve(self, size: int, timeout: float | None = None) -> Iterator[Reservation]:
+        """Fill a slot in place: `with sender.reserve(n) as slot: file.readinto(slot.view)`.
+
+        `size` is at most slot_size bytes.  Leaving the block sends `slot.length` bytes of `slot.view` as one
+        message; an exception inside sends nothing.  The view is unusable afterwards.
+        """
+        with self._exclusive():
+            if not 0 <= size <= self._one_block:
+                raise SpecError(f"reserve({size}): one block holds {self._one_block} bytes; send() takes any size")
+            deadline = None if timeout is None else time.monotonic() + timeout
+            if not self._prepare(timeout):
+                raise Timeout(f"channel {self.name!r}: the receiver did not free a slot in time")
+            self._interrupted = True
+            slot = self._machine.begin()
+            own = bytearray(size) if self._segment is None else None
+            view = memoryview(own) if own is not None or self._segment is None else self._segment.slots[slot][:size]
+            held = Reservation(view)
+            try:
+                yield held
+            except BaseException:
+                view.release()
+                self._machine.abandon()
+                self._interrupted = False
+                raise
+            self._commit_reserved(held, own, size)
+            self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def _commit_reserved(self, held: Reservation, own: bytearray | None, size: int) -> None:
+        length, machine = held.length, self._machine
+        if not 0 <= length <= size:
+            held.view.release()
+            machine.abandon()
+            self._interrupted = False
+            raise SpecError(f"reservation length {length} is not within the {size} bytes reserved")
+        crc = zlib.crc32(held.view[:length]) if self._parts.spec.checksum and self._segment is not None else 0
+        held.view.release()
+        if own is not None:
+            self._state[1], self._state[2] = machine.last + 1, 0
+        machine.commit(length, self._first_flags, crc, own[:length] if own is not None else b"")
+        self._first_flags = 0
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return once the receiver has finished every message; only the queue tells, by having had room.
+
+        Raises `Timeout`; calling again goes on waiting.
+        """
+        with self._exclusive():
+            deadline = None if timeout is None else time.monotonic() + timeout
+
+            def left() -> float | None:
+                return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+            if self._interrupted:
+                self._resync()
+            done = self._machine.pending is None or self._announce(left())
+            while done and not self._machine.drained:
+                done = self._send_noop(left())
+            if not done:
+                raise Timeout(f"channel {self.name!r}: the receiver has not finished everything within {timeout} s")
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the stream in order and let go of the channel; a second call does nothing.
+
+        Waits until the queue takes the CLOSE message.  Whatever happens this end is closed afterwards; after a
+        `Timeout` the end of the stream is announced by the next sender that opens.
+        """
+        if self.closed:
+            return
+        try:
+            with self._exclusive():
+                if not self._broken:
+                    self._close_stream(_CLOSE, timeout)
+        finally:
+            self._let_go("you closed it")
+
+    def abort(self) -> None:
+        """Cut the stream, without waiting, and let go of the channel: the receiver gets `Broken` if it can be told."""
+        if self.closed:
+            return
+        try:
+            with self._exclusive():
+                if not self._broken and self._machine.state is not SenderState.CLOSED:
+                    self._close_stream(_CLOSE | _MORE, 0.0)
+        except (Timeout, Broken):
+            pass  # it could not be told; the next sender's first block says that this one never closed
+        finally:
+            self._let_go("you closed it")
+
+    def _close_stream(self, flags: int, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._interrupted:
+            self._resync()
+        if self._machine.state is SenderState.CLOSING:  # an earlier close() was interrupted
+            self._announce(timeout)
+        elif self._machine.state is not SenderState.CLOSED:
+            self._put(b"", 0, flags, deadline)
+        if self._machine.pending is not None:
+            raise Timeout(f"channel {self.name!r}: the queue did not take the end of the stream in time")
+
+    def _let_go(self, why: str) -> None:
+        if self._segment is not None:
+            self._segment.release()
+        super()._let_go(why)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a channel is: its words, its bounds, its defaults.
+
+Owns the validated description of one channel (`ChannelSpec`) and of its parts.  Must not know TOML, the
+registry or the kernel: `definitions.py` reads files into these, `registry.py` writes descriptors from them.
+Every bound below is justified beside it; a value outside is a `SpecError` that names key, value and bound.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+
+from sipc.errors import SpecError
+
+__all__ = (
+    "Backend",
+    "ChannelSpec",
+    "Enforcement",
+    "Geometry",
+    "Principal",
+    "Role",
+    "SegmentCreator",
+    "Transport",
+    "Wire",
+    "check_name",
+    "modes",
+)
+
+PAGE = 4096
+
+# A name becomes a file name in the registry and, later, part of SELinux identifiers: no separators, no
+# leading dot, at most 64 bytes (DESIGN 7).
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+# `slot` is a u16 on the wire; five bits are plenty, but the wire is the bound.
+MAX_SLOTS = 0xFFFF
+# The rule holds for any depth; the queue must hold depth * 32 bytes, and msgmnb is 16384 by default.
+MAX_DEPTH = 512
+# Larger blocks lose speed (DESIGN 11): 1 GiB is already far past any use.
+MAX_SLOT_SIZE = 1 << 30
+# Receiving one message must not take all memory: the sender is not trusted.
+DEFAULT_MAX_MESSAGE = 1 << 30
+
+
+class Wire(enum.StrEnum):
+    """What goes over queue and segment."""
+
+    SIPC2 = "sipc2"
+    LIBSIPC = "libsipc"
+
+
+class Transport(enum.StrEnum):
+    """Where the data travels: in a shared segment, or inside the queue's messages."""
+
+    SEGMENT = "segment"
+    QUEUE = "queue"
+
+
+class Backend(enum.StrEnum):
+    """Whose kernel objects carry the channel; `memory` is the in-process fake."""
+
+    SYSV = "sysv"
+    POSIX = "posix"
+    MEMORY = "memory"
+
+
+class Enforcement(enum.StrEnum):
+    """What must hold the direction: an enforcing SELinux policy, or only uid, gid and mode."""
+
+    SELINUX = "selinux"
+    DAC = "dac"
+
+
+class SegmentCreator(enum.StrEnum):
+    """Who makes the segment: the helper, or the sender under the key the helper published."""
+
+    HELPER = "helper"
+    SENDER = "sender"
+
+
+class Role(enum.StrEnum):
+    """The two ends."""
+
+    SENDER = "sender"
+    RECEIVER = "receiver"
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it may name a channel, else raise `SpecError`."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise SpecError(
+            f"channel name {name!r} is not usable: start with a-z or 0-9, go on with a-z 0-9 . _ -, "
+            "at most 64 characters, for example 'sensor-feed'"
+        )
+    return name
+
+
+def _between(key: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise SpecError(f"{key} = {value!r} is out of range: give a whole number from {low} to {high}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """Slots in the segment, control messages in the queue, bytes in a slot.
+
+    `slots = depth + 2` streams without a single NOOP; fewer slots cost NOOPs, never data; more only cost
+    cache.  Source: DESIGN section 3.
+    """
+
+    slots: int = 4
+    depth: int = 2
+    slot_size: int = 256 * 1024
+
+    def __post_init__(self) -> None:
+        _between("slots", self.slots, 1, MAX_SLOTS)
+        _between("depth", self.depth, 1, MAX_DEPTH)
+        _between("slot_size", self.slot_size, 1, MAX_SLOT_SIZE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who one end is: numeric uid and gid (None: the helper's own), and the expected SELinux type."""
+
+    uid: int | None = None
+    gid: int | None = None
+    type: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in (("uid", self.uid), ("gid", self.gid)):
+            if value is not None:
+                _between(key, value, 0, 0xFFFFFFFE)  # (uid_t)-1 means "leave as it is" to chown(2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSpec:
+    """One channel as its definition describes it; validated when made."""
+
+    name: str
+    wire: Wire = Wire.SIPC2
+    transport: Transport = Transport.SEGMENT
+    backend: Backend = Backend.SYSV
+    geometry: Geometry = field(default_factory=Geometry)
+    segment_creator: SegmentCreator = SegmentCreator.HELPER
+    enforcement: Enforcement = Enforcement.SELINUX
+    checksum: bool = False
+    max_message: int = DEFAULT_MAX_MESSAGE
+    key_path: str | None = None  # libsipc wire only: the path given to ftok(3)
+    channel_type: str | None = None  # SELinux type of the queue and segment, C in DESIGN 9
+    sender: Principal = field(default_factory=Principal)
+    receiver: Principal = field(default_factory=Principal)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        _between("max_message", self.max_message, 1, (1 << 63) - 1)
+        if self.wire is Wire.LIBSIPC:
+            self._check_libsipc()
+        elif self.key_path is not None:
+            raise SpecError("key_path belongs to wire = 'libsipc'; sipc2 keys are random: remove it")
+        if self.segment_creator is SegmentCreator.SENDER and self.transport is Transport.QUEUE:
+            raise SpecError("transport = 'queue' has no segment: remove segment_creator")
+
+    def _check_libsipc(self) -> None:
+        if self.key_path is None:
+            raise SpecError("wire = 'libsipc' finds its objects with ftok(3): give key_path = '/an/existing/file'")
+        if self.backend is not Backend.SYSV:
+            raise SpecError(f"wire = 'libsipc' knows System V only: backend = {self.backend.value!r} cannot be")
+        if (self.geometry.slots, self.geometry.depth) != (1, 1):
+            raise SpecError("wire = 'libsipc' has one slot and one message: set slots = 1, depth = 1")
+        if self.checksum:
+            raise SpecError("wire = 'libsipc' carries no checksum: remove checksum")
+
+
+def modes(spec: ChannelSpec) -> tuple[int | None, int | None, int, int]:
+    """(uid, gid, queue mode, segment mode) that give each role its direction and no more.
+
+    Two users: the sender owns, the receiver is the group, so the queue is 0240 and the segment 0640.  The owner
+    is the sender because an owner may change the mode (IPC_SET): a receiver that could would open a way back.
+    One user: 0600, and the kernel's discretionary control separates nothing.
+    """
+    sender, receiver = spec.sender, spec.receiver
+    if sender.uid is not None and receiver.uid is not None and sender.uid != receiver.uid:
+        return sender.uid, receiver.gid, 0o240, 0o640
+    owner = sender.uid if sender.uid is not None else receiver.uid
+    return owner, None, 0o600, 0o600
