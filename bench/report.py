@@ -51,12 +51,12 @@ def write(path: Path, text: str) -> None:
 
 
 def _number(value: float) -> str:
-    """Three significant digits, never in exponents."""
-    if value >= 100:
+    """About three significant digits, never in exponents."""
+    size = abs(value)
+    if size >= 100 or value == 0:
         return f"{value:,.0f}"
-    if value >= 10:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}" if value >= 0.01 else f"{value:.4f}"
+    places = next((places for low, places in ((10, 1), (0.1, 2), (0.01, 3)) if size >= low), 4)
+    return f"{value:.{places}f}"
 
 
 def _cell(summary: Summary | None, scale: float = 1.0) -> str:
@@ -152,12 +152,12 @@ def _target_rows(targets: list[Target]) -> list[list[str]]:
             rows.append([target.title, wanted, "-", "not measured"])
             continue
         missed = [f"{part.label}: {_number(part.value)}" for part in target.parts if not part.met]
-        if not missed:
-            verdict = "met"
-        elif len(missed) == len(target.parts) == 1:
-            verdict = "**missed**"
-        else:
+        if missed:
             verdict = f"**missed** in {len(missed)} of {len(target.parts)}: {'; '.join(missed)}"
+        else:
+            verdict = "met" if target.met else "met where measured"
+        if target.missing:
+            verdict += f"; not measured: {', '.join(target.missing)}"
         low, high = _number(worst.low), _number(worst.high)
         rows.append([target.title, wanted, f"{_number(worst.value)} ({low}-{high}), {worst.label}", verdict])
     return rows
@@ -178,7 +178,7 @@ def markdown(results: Results, facts: dict[str, Any]) -> str:
 
 
 def into_readme(readme: Path, fragment: str) -> None:
-    """Put the fragment between the markers; raises `ValueError` when they are not there once each, in order."""
+    """Put the fragment between the markers; raises `ValueError` unless each is there once, in order."""
     text = readme.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

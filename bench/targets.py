@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The targets, and whether one run reached them.
 
-Each target is a set of parts (sizes, geometries); it is met when every part is, and the worst part is shown.
-"Pipe" and "ZeroMQ" mean the plain contestants of that name; ratios are paired, see `stats.py`.
+Each target is a set of parts (sizes, geometries); it is met when every part was measured in every round and
+is met, and the worst part is shown.  "os.pipe" means the plain contestant of that name; ratios are paired,
+see `stats.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bench.contest import KIB, MIB, SIZES, size_label
@@ -20,6 +22,7 @@ LARGE = [size for size in SIZES if size >= 64 * KIB]
 SMALL = [size for size in SIZES if size < 64 * KIB]
 PIPES = ("os.pipe, 64 KiB reads", "os.pipe, 64 B reads")
 SMALL_FILE, LARGE_FILE = 64 * MIB, 1 << 30
+Found = dict[str, Summary | None]  # what a target's parts were measured at
 _FLAT_KIB = 4 * KIB  # more for 1 GiB than for 64 MiB; the allocator's noise measures well under 1 MiB
 
 
@@ -36,18 +39,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One promise: `sign` is ">=", "<=" or "<", `bound` in `unit`."""
+    """One promise: `sign` is ">=", "<=" or "<", `bound` in `unit`; `missing` parts lack a round or all."""
 
     title: str
     sign: str
     bound: float
     unit: str
     parts: list[Part]
+    missing: list[str]
 
     @property
     def met(self) -> bool | None:
-        """True or False; None when nothing of it was measured."""
-        return all(part.met for part in self.parts) if self.parts else None
+        """True or False; None when no part missed but not all were measured."""
+        if not all(part.met for part in self.parts):
+            return False
+        return None if self.missing else True
 
     @property
     def worst(self) -> Part | None:
@@ -60,21 +66,23 @@ class Target:
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         parts = [{key: getattr(part, key) for key in Part.__slots__} for part in self.parts]
-        keys = ("title", "sign", "bound", "unit", "met")
+        keys = ("title", "sign", "bound", "unit", "met", "missing")
         return {**{key: getattr(self, key) for key in keys}, "parts": parts}
 
 
-def _target(title: str, sign: str, bound: float, unit: str, found: dict[str, Summary | None]) -> Target:
-    parts = []
+def _target(title: str, sign: str, bound: float, unit: str, found: Found, *, rounds: int) -> Target:
+    parts, missing = [], []
     for label, summary in found.items():
-        if summary is not None:
+        if summary is None or summary.rounds < rounds:
+            missing.append(label)
+        else:
             value = summary.median
             met = {">=": value >= bound, "<=": value <= bound, "<": value < bound}[sign]
             parts.append(Part(label=label, value=value, low=summary.low, high=summary.high, met=met))
-    return Target(title=title, sign=sign, bound=bound, unit=unit, parts=parts)
+    return Target(title=title, sign=sign, bound=bound, unit=unit, parts=parts, missing=missing)
 
 
-def _against_bare(results: Results, sizes: list[int]) -> dict[str, Summary | None]:
+def _against_bare(results: Results, sizes: list[int]) -> Found:
     return {
         f"{backend} {geometry}, {size_label(size)}": results.ratio(
             "throughput", (f"sipc {backend} {geometry}", str(size)), (f"bare {backend} {geometry}", str(size))
@@ -85,15 +93,15 @@ def _against_bare(results: Results, sizes: list[int]) -> dict[str, Summary | Non
     }
 
 
-def _against(results: Results, peer: str) -> dict[str, Summary | None]:
+def _against(results: Results, peer: str) -> Found:
     return {
         size_label(size): results.ratio("throughput", (DEFAULT, str(size)), (peer, str(size)))
         for size in LARGE
     }
 
 
-def _records(results: Results) -> dict[str, Summary | None]:
-    found: dict[str, Summary | None] = {}
+def _records(results: Results) -> Found:
+    found: Found = {}
     for backend in BACKENDS:
         ours = f"sipc {backend} 4/2, send_many"
         for pipe in PIPES:
@@ -101,25 +109,26 @@ def _records(results: Results) -> dict[str, Summary | None]:
     return found
 
 
-def _latency(results: Results) -> dict[str, Summary | None]:
+def _latency(results: Results) -> Found:
     return {
         backend: results.ratio("latency", (f"sipc {backend} 4/2", "p50"), ("os.pipe", "p50"))
         for backend in BACKENDS
     }
 
 
-def _memory(results: Results) -> dict[str, Summary | None]:
-    found: dict[str, Summary | None] = {}
+def _memory(results: Results) -> Found:
+    found: Found = {}
     for program in ("sipc send", "sipc recv"):
+        found[program] = None
         small = results.values("memory", program, str(SMALL_FILE))
         large = results.values("memory", program, str(LARGE_FILE))
         if small and large:
             more = max(large) - min(small)
-            found[program] = Summary(median=more, low=more, high=more, iqr=0.0, rounds=len(large))
+            found[program] = Summary(median=more, low=more, high=more, iqr=0.0, rounds=results.rounds)
     return found
 
 
-def _start(results: Results) -> dict[str, Summary | None]:
+def _start(results: Results) -> Found:
     rows = results.series.get("start", {})
     pairs = zip(
         rows.get("import sipc", {}).get("s", []), rows.get("bare Python", {}).get("s", []), strict=False
@@ -133,17 +142,18 @@ def judge(results: Results) -> list[Target]:
     file_ratio = results.ratio(
         "file", ("cat FILE | cat", str(LARGE_FILE)), ("sipc send, sipc recv", str(LARGE_FILE))
     )
+    target = partial(_target, rounds=results.rounds)
     return [
-        _target("bare loop, same geometry, from 64 KiB up", ">=", 0.9, "x", _against_bare(results, LARGE)),
-        _target("bare loop, same geometry, below 64 KiB", ">=", 0.7, "x", _against_bare(results, SMALL)),
-        _target("os.pipe, from 64 KiB up", ">=", 3.0, "x", _against(results, "os.pipe")),
-        _target("ZeroMQ ipc, from 64 KiB up", ">=", 2.0, "x", _against(results, "ZeroMQ ipc")),
-        _target("iceoryx2, from 64 KiB up", ">=", 1.0, "x", _against(results, "iceoryx2, polling")),
-        _target(
+        target("bare loop, same geometry, from 64 KiB up", ">=", 0.9, "x", _against_bare(results, LARGE)),
+        target("bare loop, same geometry, below 64 KiB", ">=", 0.7, "x", _against_bare(results, SMALL)),
+        target("os.pipe, from 64 KiB up", ">=", 3.0, "x", _against(results, "os.pipe")),
+        target("ZeroMQ ipc, from 64 KiB up", ">=", 2.0, "x", _against(results, "ZeroMQ ipc")),
+        target("iceoryx2, from 64 KiB up", ">=", 1.0, "x", _against(results, "iceoryx2, polling")),
+        target(
             "send_many, 64-byte records, against one os.pipe write each", ">=", 2.5, "x", _records(results)
         ),
-        _target("latency p50 against os.pipe", "<=", 1.3, "x", _latency(results)),
-        _target("1 GiB: sipc send, sipc recv against cat FILE | cat", ">=", 1.0, "x", {"1 GiB": file_ratio}),
-        _target("memory for 1 GiB above that for 64 MiB", "<=", _FLAT_KIB, "KiB", _memory(results)),
-        _target("import sipc above bare Python", "<", 60.0, "ms", _start(results)),
+        target("latency p50 against os.pipe", "<=", 1.3, "x", _latency(results)),
+        target("1 GiB: sipc send, sipc recv against cat FILE | cat", ">=", 1.0, "x", {"1 GiB": file_ratio}),
+        target("memory for 1 GiB above that for 64 MiB", "<=", _FLAT_KIB, "KiB", _memory(results)),
+        target("import sipc above bare Python", "<", 60.0, "ms", _start(results)),
     ]

@@ -183,10 +183,8 @@ class Handle:
             self._sender = ShmSender() if ipc_type is SYSV_SHM else QueueSender(_chunk())
         elif role is RECEIVER:
             self._receiver = ShmReceiver(size) if ipc_type is SYSV_SHM else QueueReceiver(size)
-        self._receipt: tuple[int, list[bool]] = (
-            -1,
-            [],
-        )  # which message went last; not empty once it was accepted
+        # Which message was tried last; not empty once it was accepted.
+        self._receipt: tuple[int, list[None]] = (-1, [])
         self._wait: float | None = None
         self._data: memoryview | None = None  # what get_data_ptr gave last
         self._buffer: bytearray | None = None  # what it is a view of, in SYSV_MQUEUES
@@ -237,7 +235,7 @@ class Handle:
         self._buffer = None
         for view in (self._data, self._block):
             if view is not None:
-                # A foreign object made from the view (an array) keeps the memory, and only itself, alive.
+                # Lent out: the memory stays mapped for as long as the borrower lives.
                 with suppress(BufferError):
                     view.release()
         if self._memory is not None:
@@ -312,7 +310,8 @@ class Handle:
         """Return the next message, of at most `size` bytes.
 
         SYSV_SHM: a read-only view into the segment.  It is yours until `shm_recv_done`, which releases it;
-        copy what you keep.  A hostile sender can go on writing there: what you check, check in a copy.
+        copy what you keep, for slices and arrays of it go on showing whatever is there.  A hostile sender can
+        write there at any time: what you check, check in a copy.
         SYSV_MQUEUES: bytes.
 
         Raises `Timeout` after `ioctl(NOBLOCK)` when nothing, or only the beginning, is there (C: EAGAIN);
@@ -346,7 +345,7 @@ class Handle:
         Call it again when a signal handler raised out of it.
 
         Raises `LocalProtocolError` when no block is held or this is not a SYSV_SHM receiver (C: EINVAL), or
-        when something made from the view (an array) still uses it: delete that and call again.
+        when the view is lent out (a `PickleBuffer`): let go of that and call again.
         `RemoteProtocolError`, `Broken`, `Closed`.
         """
         self._check()
@@ -355,7 +354,7 @@ class Handle:
             raise LocalProtocolError("shm_recv_done is for a receiver of SYSV_SHM: this handle is another")
         if receiver.failure is not None:
             raise receiver.failure
-        if receiver.state is ShmReceiverState.WAITING:
+        if receiver.state is ShmReceiverState.WAITING and self._block is None:
             raise LocalProtocolError("shm_recv_done without a block: call recv_data first")
         self._barred = _IN_USE
         try:
@@ -363,9 +362,9 @@ class Handle:
                 self._release_block(self._block)
             if receiver.state is ShmReceiverState.HOLDING:
                 receiver.finish()
-            self._block = None
             while receiver.state in (ShmReceiverState.RELEASING, ShmReceiverState.FINISHING):
                 self._take(receiver, None)
+            self._block = None  # last: until then, calling again is right
         finally:
             if self._barred is _IN_USE:
                 self._barred = None
@@ -384,8 +383,7 @@ class Handle:
         try:
             while (due := sender.due) is not None:
                 self._receipt = sender.count, []
-                # extend(map()) keeps answer and store in C: a handler that raises can not come between.
-                self._receipt[1].extend(map(queue.send, (due[0],), (due[1],), (None,)))
+                queue.send_noted(*due, self._receipt[1])
                 self._settle(sender)
         except BaseException:
             if isinstance(sender, ShmSender) and self.pending and self._data is not None:
@@ -415,7 +413,9 @@ class Handle:
 
     def _receive_block(self, receiver: ShmReceiver) -> memoryview:
         if receiver.state is ShmReceiverState.WAITING:
-            self._take(receiver, self._wait)
+            self._block = None
+            while receiver.state is ShmReceiverState.WAITING:
+                self._take(receiver, self._wait)
         elif receiver.state is not ShmReceiverState.HOLDING or self._block is not None:
             raise LocalProtocolError("the block before this one is still held: call shm_recv_done first")
         self._block = self._segment()[: receiver.length]
@@ -426,7 +426,7 @@ class Handle:
             block.release()
         except BufferError as error:
             raise LocalProtocolError(
-                "something made from recv_data's view is in use: delete it, then call shm_recv_done again"
+                "recv_data's view is lent to another object: let go of that, then call shm_recv_done again"
             ) from error
 
     def _view(self) -> memoryview:

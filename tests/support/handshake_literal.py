@@ -17,7 +17,7 @@ __all__ = ("State", "explore", "project")
 
 
 class State(NamedTuple):
-    """Everything there is.  Sender phases: dead, idle, again, record, and 1 to 5 after so many steps."""
+    """Everything there is.  Sender phases: dead, idle, count (a NOOP), and 1 to 7 after so many steps."""
 
     phase: str | int = "dead"
     n: int = 0  # number of the next block
@@ -25,6 +25,7 @@ class State(NamedTuple):
     announced: tuple[int | None, ...] = ()
     header_sent: int = 0
     published: int = 0
+    note: int = 0
     entries: tuple[int, ...] = ()
     first: tuple[int, ...] = ()  # half a of each slot: the block it belongs to, 0 when unfinished
     second: tuple[int, ...] = ()
@@ -53,12 +54,16 @@ def _sender(state: State, slots: int, depth: int, blocks: int) -> Iterator[State
     phase, n, sent = state.phase, state.n, state.sent
     room = len(state.queue) < depth
     if phase == "dead":
-        last, announced, again = rule.resume(state.header_sent, state.published, list(state.entries))
-        new = _forget(state, last + 1)
-        yield new._replace(
-            phase="again" if again else "idle", n=last + 1, sent=state.header_sent,
-            announced=tuple(announced), published=last,
-        )  # fmt: skip
+        last, announced, again = rule.resume(
+            state.header_sent, state.published, list(state.entries), state.note
+        )
+        yield _forget(state, last + 1)._replace(
+            phase=5 if again else "idle",
+            n=last if again else last + 1,
+            sent=state.header_sent,
+            announced=tuple(announced),
+            published=last,
+        )
         return
     if state.sender_kills:
         yield state._replace(phase="dead", n=0, sent=0, announced=(), sender_kills=state.sender_kills - 1)
@@ -67,18 +72,8 @@ def _sender(state: State, slots: int, depth: int, blocks: int) -> Iterator[State
     def free(number: int | None) -> bool:
         return number is None or rule.finished(sent, number, depth)
 
-    def put(message: int, then: State) -> State:
-        announced = list(state.announced)
-        if message:
-            announced[rule.slot_of(message, slots)] = sent + 1
-        queue = (*state.queue, message)
-        return then._replace(phase="record", sent=sent + 1, announced=tuple(announced), queue=queue)
-
-    if phase == "record":
+    if phase == "count":
         yield state._replace(phase="idle", header_sent=sent)
-    elif phase == "again":
-        if room:
-            yield put(n - 1, state)
     elif phase == "idle":
         flushed = n == 1 or free(state.announced[rule.slot_of(n - 1, slots)])
         assert not flushed or state.cursor == n - 1, ("flushed too early", state)
@@ -86,7 +81,7 @@ def _sender(state: State, slots: int, depth: int, blocks: int) -> Iterator[State
         if begin:
             yield state._replace(phase=1, entries=_with(state.entries, slot, 0))
         if not (begin and flushed) and room and not (flushed and n > blocks):
-            yield put(0, state)
+            yield state._replace(phase="count", sent=sent + 1, queue=(*state.queue, 0))
     elif phase == 1:
         yield state._replace(phase=2, first=_with(state.first, slot, n))
     elif phase == 2:
@@ -96,8 +91,18 @@ def _sender(state: State, slots: int, depth: int, blocks: int) -> Iterator[State
         yield state._replace(phase=4, entries=_with(state.entries, slot, n))
     elif phase == 4:
         yield state._replace(phase=5, published=n)
-    elif room:
-        yield put(n, state._replace(n=n + 1))
+    elif phase == 5:
+        if room:
+            yield state._replace(
+                phase=6,
+                sent=sent + 1,
+                announced=(*state.announced[:slot], sent + 1, *state.announced[slot + 1 :]),
+                queue=(*state.queue, n),
+            )
+    elif phase == 6:
+        yield state._replace(phase=7, header_sent=sent)
+    else:
+        yield state._replace(phase="idle", n=n + 1, note=n)
     if phase in (1, 2, 3):
         yield _forget(state, n)._replace(phase="idle")
 
@@ -147,16 +152,16 @@ def explore(slots: int, depth: int, blocks: int) -> list[State]:
 def project(state: State, slots: int, depth: int) -> list[int]:
     """Give the same state in the layout of `handshake_search`, before that reduces block numbers."""
     if state.phase == "dead":
-        # The search also tells whether header.sent lagged; both cases are states of it.
+        # The search also tells whether header.sent lags; both cases are states of it.
         phase, ages = 0, [255] * slots
     else:
-        phase = {"idle": 1, "again": 2, "record": 3}.get(str(state.phase)) or 4 + int(state.phase)
+        phase = {"idle": 1, "count": 2}.get(str(state.phase)) or 3 + int(state.phase)
         ages = [
             255 if number is None or rule.finished(state.sent, number, depth) else state.sent - number
             for number in state.announced
         ]
     reading = ("dead", "idle", "a", "b", "deliver").index(state.reading)
     return [
-        phase, state.n, state.published, reading, state.block, state.held, 0, state.cursor,
+        phase, state.n, state.published, state.note, reading, state.block, state.held, 0, state.cursor,
         *state.entries, *state.first, *state.second, *ages, *state.queue,
     ]  # fmt: skip

@@ -11,18 +11,23 @@ wherever he likes, and any number of SIGKILLs of either side between any two ste
 Steps.  Every access to something the two sides share is a step of its own: one message put or taken, one
 entry stored or loaded, each half of a block stored or loaded (two halves make a torn block visible).  What
 is merged into one step touches only what one side owns, so no interleaving is lost:
-  * "sender starts" loads `sent`, `published` and entries, calls `resume`, stores `published`.  Only senders
-    use these words (receivers load entries but store nothing), so nobody can tell when they were loaded; a
-    kill amid it leaves what a kill before or after it leaves.
+  * "sender starts" loads `sent`, `published`, entries and its own file, calls `resume`, stores `published`.
+    Only senders store these (receivers load entries), so nobody can tell when they were loaded; a kill amid
+    it leaves what a kill before or after it leaves.
   * testing `finished` goes with the step it allows: it reads the sender's own numbers only.
   * loading `published` or `sent` is never a step of the receiver: it does not.
 A dead side may stay dead as long as it likes: starting is a step like the others.
+
+What is assumed: stores of one side are seen by the other in the order they were made.  Processors that
+reorder stores keep this promise only where a system call on the queue stands between them.
 
 Why the set is finite.  No number is absolute that need not be; each reduction rests on a property of `rule`
 that `test_rule.py` checks:
   * message numbers enter only as `sent - announced` (the age of an announcement): `finished` and `resume`
     depend on differences only.  An age for which `finished` holds is replaced by FREE, for it holds ever
     after; others stop at `depth + 2`.  A dead sender keeps how far `header.sent` lags behind.
+  * the sender's note of the newest accepted block is replaced by 0 when older than `published`: `resume`
+    can not tell.
   * when all block numbers in a state exceed `slots`, `slots` is subtracted from each: `slot_of`, `arrival`
     and `resume` can not tell.  So the steady state of an endless stream closes on itself.
 """
@@ -57,8 +62,10 @@ class Fault(enum.Enum):
 class Rules:
     """The decisions under test, and the places where an endpoint's program can be weakened.
 
-    `program`: the sender's steps for one block, in order.  `look`: a starting receiver looks into the slot
-    of the next block first.  `eager`: the receiver consumes a further message before it has finished.
+    `program`: the sender's steps for one block, in order; a sender that starts and has to announce again
+    enters it at "announce".  Without the step "note" it keeps no note of what was accepted.
+    `look`: a starting receiver looks into the slot of the next block first.
+    `eager`: the receiver consumes a further message before it has finished.
     `cursor_kept`: the cursor outlives the receiver; if not, the first block announced to a new one sets it,
     and a block in the hands of a killed receiver is lost, which is then no fault.
     """
@@ -66,8 +73,10 @@ class Rules:
     slot_of: Callable[[int, int], int] = rule.slot_of
     finished: Callable[[int, int, int], bool] = rule.finished
     arrival: Callable[[int, int], rule.Arrival] = rule.arrival
-    resume: Callable[[int, int, list[int]], tuple[int, list[int | None], bool]] = rule.resume
-    program: tuple[str, ...] = ("clear", "half a", "half b", "commit", "publish", "announce")
+    resume: Callable[[int, int, list[int], int], tuple[int, list[int | None], bool]] = rule.resume
+    program: tuple[str, ...] = (
+        "clear", "half a", "half b", "commit", "publish", "announce", "store sent", "note",
+    )  # fmt: skip
     look: bool = True
     eager: bool = False
     cursor_kept: bool = True
@@ -89,19 +98,20 @@ class Result:
         return "\n".join(lines)
 
 
-# A state is a bytes object: eight single values, then four values per slot, then the queue, oldest first.
+# A state is a bytes object: nine single values, then four values per slot, then the queue, oldest first.
 #   spc, n        sender: where it is, number of the next block; a dead one: lag of header.sent in place of n
 #   pub           header.published
+#   note          newest block the sender has noted, in a file of its own, as accepted by the queue
 #   rpc, k, held  receiver: where it is, block in work, what it read as half a
 #   stash         eager receiver only: 1 + the message consumed too early
 #   cursor        the receiver's cursor, UNKNOWN in a new receiver that was given none
 # Per slot: entry seq; label of half a; of half b; age of the announcement (sender's own).
 # Message: 0 is a NOOP, else the seq of a DATA_READY.  Label: the block the half belongs to, JUNK for what an
 # unfinished attempt left, OLD + n for a predecessor's whole block n when its successor uses n anew.
-_SPC, _N, _PUB, _RPC, _K, _HELD, _STASH, _CURSOR, _ENTRIES = range(9)
+_SPC, _N, _PUB, _NOTE, _RPC, _K, _HELD, _STASH, _CURSOR, _ENTRIES = range(10)
 _JUNK, _OLD, _FREE, _UNKNOWN = 0, 128, 255, 254
 _DEAD, _IDLE = 0, 1  # both sides
-_REANNOUNCE, _RECORD, _WORK = 2, 3, 4  # sender; _WORK + i: step i of its program is next
+_COUNT, _WORK = 2, 3  # sender; _COUNT: a NOOP is to be counted; _WORK + i: step i of its program is next
 _HALF_A, _HALF_B, _DELIVER = 2, 3, 4  # receiver
 _SENT = 1000  # any number: only differences count
 _LIMIT = 3_000_000  # a model that does not close on itself is an error, not a long wait
@@ -109,9 +119,10 @@ _LIMIT = 3_000_000  # a model that does not close on itself is an error, not a l
 # Every kind of step; a search over the true rules must have taken each.
 STEPS = frozenset(
     {
-        "sender starts", "sender announces again", "sender puts a NOOP", "sender stores header.sent",
+        "sender starts, announces again", "sender starts, goes on", "sender killed",
+        "sender puts a NOOP", "sender counts a NOOP", "sender gives the block up",
         "sender: clear", "sender: half a", "sender: half b", "sender: commit", "sender: publish",
-        "sender: announce", "sender gives the block up", "sender killed",
+        "sender: announce", "sender: store sent", "sender: note",
         "receiver starts, takes the block from its slot", "receiver starts, has no block",
         "receiver takes a NOOP", "receiver takes DATA", "receiver ignores a block it knows",
         "receiver reads half a", "receiver reads half b", "receiver delivers", "receiver killed",
@@ -136,9 +147,9 @@ class Model:
     def age(self, age: int) -> int:
         return _FREE if self.rules.finished(_SENT + age, _SENT, self.depth) else age
 
-    def _resumed(self, lag: int, published: int, entries: bytes) -> tuple[int, list[int], bool]:
+    def _resumed(self, lag: int, published: int, entries: bytes, note: int) -> tuple[int, list[int], bool]:
         sent = _SENT - lag
-        last, announced, again = self.rules.resume(sent, published, list(entries))
+        last, announced, again = self.rules.resume(sent, published, list(entries), note)
         return last, [_FREE if number is None else self.age(sent - number) for number in announced], again
 
     def initial(self) -> bytes:
@@ -152,8 +163,10 @@ class Model:
     def pack(self, state: list[int]) -> bytes:
         """Reduce block numbers by whole turns around the slots, and pack."""
         slots = self.slots
+        if state[_NOTE] < state[_PUB]:
+            state[_NOTE] = 0
         if state[_CURSOR] > slots:
-            where = [_PUB, _K, _HELD, *range(_ENTRIES, self.ages), *range(self.queue, len(state))]
+            where = [_PUB, _NOTE, _K, _HELD, *range(_ENTRIES, self.ages), *range(self.queue, len(state))]
             if state[_SPC] != _DEAD:
                 where.append(_N)
             if state[_CURSOR] != _UNKNOWN:
@@ -180,7 +193,7 @@ class Model:
         """Kill a side: what is left is the segment, the queue, the cursor."""
         if state[_SPC] != _DEAD:
             new = list(state)
-            new[_N] = 1 if state[_SPC] == _RECORD else 0
+            new[_N] = int(self.counting(state[_SPC]))
             new[_SPC] = _DEAD
             new[self.ages : self.queue] = [_FREE] * self.slots
             yield "sender killed", new
@@ -189,6 +202,11 @@ class Model:
             new[_RPC] = new[_K] = new[_HELD] = new[_STASH] = 0
             new[_CURSOR] = self.new_cursor(state[_CURSOR])
             yield "receiver killed", new
+
+    def counting(self, at: int) -> bool:
+        """Whether the queue has accepted a message that header.sent does not count yet."""
+        program, done = self.rules.program, at - _WORK
+        return at == _COUNT or (done > program.index("announce") and "store sent" in program[done:])
 
     def steps(self, state: bytes) -> Iterator[_Step]:
         """Every step but a kill."""
@@ -200,30 +218,28 @@ class Model:
     def _sender(self, state: bytes) -> Iterator[_Step]:
         at = state[_SPC]
         if at == _DEAD:
-            yield "sender starts", self._start(state)
+            yield self._start(state)
         elif at == _IDLE:
             yield from self._between_blocks(state)
-        elif at == _REANNOUNCE:
-            if len(state) - self.queue < self.depth:
-                yield "sender announces again", self._put(state, state[_N] - 1, _RECORD)
-        elif at == _RECORD:
+        elif at == _COUNT:
             new = list(state)
             new[_SPC] = _IDLE
-            yield "sender stores header.sent", new
+            yield "sender counts a NOOP", new
         else:
             yield from self._work(state, at)
 
-    def _start(self, state: bytes) -> list[int]:
+    def _start(self, state: bytes) -> _Step:
         new = list(state)
         entries = state[_ENTRIES : self.a]
-        last, ages, again = self.resumed(state[_N], state[_PUB], entries)
+        last, ages, again = self.resumed(state[_N], state[_PUB], entries, state[_NOTE])
+        n = last + 1
         new[_PUB] = last
-        new[_N] = n = last + 1
-        new[_SPC] = _REANNOUNCE if again else _IDLE
+        new[_N] = last if again else n
+        new[_SPC] = _WORK + self.rules.program.index("announce") if again else _IDLE
         new[self.ages : self.queue] = ages
         # This sender will write its own block n: whatever bears that number now is something else.
         self._relabel(new, n, _OLD | n if entries[self.slot_of(n)] == n else _JUNK)
-        return new
+        return "sender starts, " + ("announces again" if again else "goes on"), new
 
     def _relabel(self, new: list[int], n: int, label: int) -> None:
         for i in (_HELD, *range(self.a, self.ages)):
@@ -249,7 +265,7 @@ class Model:
         if room:
             yield from self._work(state, _WORK)
         if not (room and flushed) and len(state) - self.queue < self.depth:
-            yield "sender puts a NOOP", self._put(state, 0, _RECORD)
+            yield "sender puts a NOOP", self._put(state, 0, _COUNT)
 
     def _work(self, state: bytes, at: int) -> Iterator[_Step]:
         program, n = self.rules.program, state[_N]
@@ -270,11 +286,13 @@ class Model:
             new[_ENTRIES + slot] = 0
         elif step == "publish":
             new[_PUB] = n
-        else:
+        elif step == "note":
+            new[_NOTE] = n
+        elif step != "store sent":
             new[(self.a if step == "half a" else self.b) + slot] = n
         new[_SPC] = at + 1
         if at + 1 - _WORK == len(program):
-            new[_SPC] = _RECORD if step == "announce" else _IDLE
+            new[_SPC] = _IDLE
             new[_N] = n + 1
         yield name, new
         if "commit" in program[at - _WORK :] and at > _WORK:
@@ -342,8 +360,8 @@ class Model:
         """One state for a witness; block numbers may have lost whole turns against the state before it."""
         return (
             f"entries {list(state[_ENTRIES : self.a])} a {list(state[self.a : self.b])} "
-            f"b {list(state[self.b : self.ages])} published {state[_PUB]} cursor {state[_CURSOR]} "
-            f"queue {list(state[self.queue :])}"
+            f"b {list(state[self.b : self.ages])} published {state[_PUB]} noted {state[_NOTE]} "
+            f"cursor {state[_CURSOR]} queue {list(state[self.queue :])}"
         )
 
 

@@ -68,6 +68,15 @@ class Queue(abc.ABC):
     def send(self, message: bytes, kind: int, timeout: float | None) -> bool:
         """Put one message; False when there was no room in time.  Raises `Broken` once the queue is removed."""
 
+    def send_noted(self, message: bytes, kind: int, receipt: list[None]) -> None:
+        """Put one message, however long that takes, and put an item into `receipt` exactly when it was accepted.
+
+        That holds when a signal handler raises out of this call too, where the backend can make it so (System V):
+        for wires whose messages carry no number, by which a receiver would know one that comes twice.
+        """
+        if self.send(message, kind, None):
+            receipt.append(None)
+
     @abc.abstractmethod
     def receive(self, timeout: float | None) -> tuple[bytes, int | None] | None:
         """Take one message as (bytes, System V type or None); None when none came in time.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sipc.errors import SpecError
 from sipc.proto.control import CONTROL_SIZE
+from sipc.proto.libsipc import chunk_size
 from sipc.proto.segment import segment_size
 from sipc.spec import Backend, ChannelSpec, Transport, Wire
 
@@ -58,7 +59,9 @@ def read(name: str) -> int | None:
 def message_size(spec: ChannelSpec) -> int:
     """Bytes of the largest message of a channel: the queue holds `depth` times this, exactly."""
     if spec.wire is Wire.LIBSIPC:
-        return 8 if spec.transport is Transport.SEGMENT else spec.geometry.slot_size
+        if spec.transport is Transport.SEGMENT:
+            return 8
+        return min(spec.geometry.slot_size, chunk_size(read("fs.mqueue.msgsize_max") or 8192))
     if spec.transport is Transport.SEGMENT:
         return CONTROL_SIZE
     return CONTROL_SIZE + spec.geometry.slot_size

@@ -98,6 +98,14 @@ class _SysvQueue(Queue):
             return True
         return attempt(lambda: self._try_send(message, kind, block=False), timeout)
 
+    def send_noted(self, message: bytes, kind: int, receipt: list[None]) -> None:
+        while not receipt:
+            try:
+                # extend(map()) keeps system call and store in C: a signal handler that raises can not come between.
+                receipt.extend(map(self._send, (message,), (True,), (kind,)))
+            except (sysv_ipc.Error, OSError) as error:
+                self._explain(error, "msgsnd")
+
     def _try_send(self, message: bytes, kind: int, *, block: bool) -> bool:
         try:
             self._send(message, block, kind)

@@ -408,13 +408,14 @@ QUEUE_RECEIVER_TABLE: dict[tuple[QueueReceiverState, QueueReceiverEvent], tuple[
 class QueueReceiver:
     """Puts data together.  `size` is how many bytes one `take()` may give at most."""
 
-    __slots__ = ("_data", "_now", "_size", "failure")
+    __slots__ = ("_now", "_size", "failure")
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._data = bytearray()  # grows with what came, never with what was only announced
-        # state, bytes announced, bytes come, message fed last
-        self._now: tuple[QueueReceiverState, int, int, Message | None] = (_IS.FIRST, 0, 0, None)
+        # State, bytes announced, bytes that came, where they are, message fed last.  The buffer grows with
+        # what came, never with what was only announced.
+        self._now: tuple[QueueReceiverState, int, int, bytearray, Message | None]
+        self._now = (_IS.FIRST, 0, 0, bytearray(), None)
         self.failure: RemoteProtocolError | None = None
 
     @property
@@ -428,20 +429,21 @@ class QueueReceiver:
         The very object fed last is ignored: a queue hands it out again until it is told that this was done.
         Raises `RemoteProtocolError`, and again at every later call; `LocalProtocolError` before `take()`.
         """
-        if message is self._now[3]:
+        if message is self._now[4]:
             return
         if self.failure is not None:
             raise self.failure
         if self._now[0] is _IS.COMPLETE:
             raise LocalProtocolError("a message may be consumed only when the data before it was taken")
+        state, _, _, data, _ = self._now
         try:
             event, length, came = self._judge(message)
         except RemoteProtocolError as error:
             self.fail(error)
-        self._now = (_following(QUEUE_RECEIVER_TABLE, self._now[0], event), length, came, message)
+        self._now = (_following(QUEUE_RECEIVER_TABLE, state, event), length, came, data, message)
 
     def _judge(self, message: Message) -> tuple[QueueReceiverEvent, int, int]:
-        state, length, came, _ = self._now
+        state, length, came, data, _ = self._now
         body, mtype = message
         if state is not _IS.FILLING:
             if mtype == _M.END and state is _IS.FIRST:
@@ -455,8 +457,8 @@ class QueueReceiver:
             if not 0 < len(body) <= missing:
                 raise RemoteProtocolError("chunk size", len(body), f"1 to {missing} bytes, what is missing")
             # Cut first: when this was interrupted, the same message comes again.
-            del self._data[came:]
-            self._data += body
+            del data[came:]
+            data += body
             return _IE.CHUNK, length, came + len(body)
         if mtype != _M.END:
             raise RemoteProtocolError("mtype", mtype, "3 (chunk) or 12 (end), as data was announced")
@@ -479,16 +481,14 @@ class QueueReceiver:
         following = _following(QUEUE_RECEIVER_TABLE, self._now[0], _IE.VIOLATION)
         if self.failure is None:
             self.failure = error
-        self._now = (following, 0, 0, self._now[3])
-        self._data.clear()
+        self._now = (following, 0, 0, bytearray(), self._now[4])
         raise self.failure
 
     def take(self) -> bytes:
         """Hand out the data, whose messages have all come."""
         following = _following(QUEUE_RECEIVER_TABLE, self._now[0], _IE.TAKE)
-        data = bytes(self._data)
-        self._now = (following, 0, 0, self._now[3])
-        self._data.clear()
+        data = bytes(self._now[3])
+        self._now = (following, 0, 0, bytearray(), self._now[4])
         return data
 
 

@@ -19,6 +19,8 @@ from sipc.proto import rule
 GEOMETRIES = [(slots, depth) for slots in range(1, 6) for depth in range(1, 4)]
 Resumed = tuple[int, list[int | None], bool]
 TRUE_PROGRAM = Rules().program
+COUNTED = ("store sent", "note")  # how the true program ends
+WITHOUT_NOTE = tuple(step for step in TRUE_PROGRAM if step != "note")
 
 
 @pytest.mark.timeout(300)
@@ -33,12 +35,26 @@ def test_no_kill_at_any_step_loses_tears_repeats_or_blocks(slots: int, depth: in
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("slots", "depth"), GEOMETRIES)
-def test_a_receiver_without_a_kept_cursor_meets_no_torn_block_and_no_gap(slots: int, depth: int) -> None:
-    """A new receiver that was given no cursor starts with the first block announced to it, safely."""
-    result = search(slots, depth, Rules(cursor_kept=False))
+def test_a_sender_that_keeps_no_note_is_as_safe(slots: int, depth: int) -> None:
+    """The note of what was accepted only saves announcing again; the receiver ignores what it knows."""
+    result = search(slots, depth, Rules(program=WITHOUT_NOTE))
     assert not result.faults, result.report()
     assert len(result.visited) > 250, "the search looked at next to nothing"
-    assert result.taken == STEPS - {"receiver starts, takes the block from its slot"}
+    assert result.taken == STEPS - {"sender: note"}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("program", [TRUE_PROGRAM, WITHOUT_NOTE], ids=["note", "no note"])
+@pytest.mark.parametrize(("slots", "depth"), GEOMETRIES)
+def test_a_receiver_without_a_kept_cursor_meets_no_torn_block_and_no_gap(
+    slots: int, depth: int, program: tuple[str, ...]
+) -> None:
+    """A new receiver that was given no cursor starts with the first block announced to it, safely."""
+    result = search(slots, depth, Rules(cursor_kept=False, program=program))
+    assert not result.faults, result.report()
+    assert len(result.visited) > 250, "the search looked at next to nothing"
+    never = {f"sender: {step}" for step in TRUE_PROGRAM if step not in program}
+    assert result.taken == STEPS - never - {"receiver starts, takes the block from its slot"}
 
 
 PLAIN = [(1, 1, 4), (1, 3, 2), (2, 1, 5), (2, 2, 3), (3, 1, 4)]
@@ -59,11 +75,11 @@ def test_the_reduced_search_covers_a_plain_model_with_two_kills_of_each_side(
 
 
 def _resume(change: Callable[[int, list[int | None], bool], Resumed]) -> Rules:
-    return Rules(resume=lambda sent, published, entries: change(*rule.resume(sent, published, entries)))
+    return Rules(resume=lambda *known: change(*rule.resume(*known)))
 
 
-def _published_only(sent: int, published: int, entries: list[int]) -> Resumed:
-    again = published > 0 and entries[rule.slot_of(published, len(entries))] == published
+def _published_only(sent: int, published: int, entries: list[int], noted: int) -> Resumed:
+    again = published > noted and entries[rule.slot_of(published, len(entries))] == published
     return published, [sent if seq else None for seq in entries], again
 
 
@@ -116,6 +132,10 @@ WEAKENINGS = {
         _resume(lambda last, announced, _: (last, announced, False)),
         2, 1, {Fault.GAP, Fault.UNFLUSHED}, "sender killed",
     ),
+    "announcement noted before it was accepted": Weakening(
+        _program("clear", "half a", "half b", "commit", "publish", "note", "announce", "store sent"),
+        2, 1, {Fault.GAP, Fault.UNFLUSHED}, "sender killed",
+    ),
     "restarted sender ignores a committed block that was not published": Weakening(
         Rules(resume=_published_only), 2, 1, {Fault.LOST, Fault.TORN}, "sender killed"
     ),
@@ -128,21 +148,22 @@ WEAKENINGS = {
         2, 1, {Fault.TORN}, "sender killed",
     ),
     "entry not cleared": Weakening(
-        _program("half a", "half b", "commit", "publish", "announce", cursor_kept=False),
+        _program("half a", "half b", "commit", "publish", "announce", "store sent", cursor_kept=False),
         1, 1, {Fault.TORN}, "sender killed",
     ),
     "entry written before the data": Weakening(
-        _program("clear", "commit", "half a", "half b", "publish", "announce"), 2, 1, {Fault.TORN}
+        _program("clear", "commit", "half a", "half b", "publish", "announce", *COUNTED), 2, 1, {Fault.TORN}
     ),
     "entry written amid the data": Weakening(
-        _program("clear", "half a", "commit", "half b", "publish", "announce"), 2, 1, {Fault.TORN}
+        _program("clear", "half a", "commit", "half b", "publish", "announce", *COUNTED), 2, 1, {Fault.TORN}
     ),
     "published before the entry": Weakening(
-        _program("clear", "half a", "half b", "publish", "commit", "announce"),
+        _program("clear", "half a", "half b", "publish", "commit", "announce", *COUNTED),
         2, 1, {Fault.GAP}, "sender killed",
     ),
     "announced before the entry": Weakening(
-        _program("clear", "half a", "half b", "announce", "commit", "publish"), 2, 1, {Fault.MISMATCH}
+        _program("clear", "half a", "half b", "announce", "commit", "publish", *COUNTED),
+        2, 1, {Fault.MISMATCH},
     ),
 }  # fmt: skip
 
