@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 _CLOSE_SECONDS = 5.0
 
 
-class Failed(Exception):  # noqa: N818 - a result, not a bug
+class Failed(Exception):
     """One measurement did not give a value; the text says why."""
 
 

@@ -7,8 +7,8 @@ for `enforcement = "selinux"` is refused, always.  It must not fall back to less
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from sipc.descriptor import Descriptor
 from sipc.errors import PolicyUnavailable, RegistryError
@@ -77,13 +77,13 @@ def account(descriptor: Descriptor) -> Account:
         )
     else:
         who = sender.uid if sender.uid is not None else descriptor.creator_uid
-        left.append(f"sender and receiver are the same user (uid {who}): the kernel keeps neither from the other's calls")
+        left.append(f"sender and receiver are one user (uid {who}): the kernel keeps neither from the other's calls")
         summary = (
             f"Nothing in the kernel enforces the direction here: both ends run as uid {who} and no SELinux policy is "
             "in force (enforcement = dac), so only sipc's own code keeps data going one way."
         )
     if spec.backend is Backend.POSIX:
         left.append("POSIX queues: mq_getattr, mq_notify and poll are ways back, and the owner may shrink the segment")
-    if os.path.exists("/sys/fs/selinux/enforce"):
+    if Path("/sys/fs/selinux/enforce").exists():
         left.append("SELinux runs on this host, but this channel does not ask for it")
     return Account(summary=summary, holds=tuple(holds), open=tuple(left))

@@ -34,11 +34,11 @@ from sipc.errors import (
     SipcError,
     SpecError,
 )
-from sipc.kernel import KeyTaken, Keys, backend, limits
+from sipc.kernel import Keys, KeyTaken, backend, limits
 from sipc.proto.segment import Segment
 from sipc.publisher import Publisher
 from sipc.registry import SYSTEM, ipc_namespace
-from sipc.spec import ChannelSpec, Enforcement, Principal, Role, SegmentCreator, Transport, Wire, check_name, modes
+from sipc.spec import ChannelSpec, Enforcement, Principal, SegmentCreator, Transport, Wire, check_name, modes
 
 __all__ = ("create", "default_registry", "destroy", "main")
 
@@ -175,7 +175,7 @@ def _libsipc_keys(spec: ChannelSpec, *, segment: bool) -> Keys:
     import sysv_ipc  # noqa: PLC0415 - this wire only
 
     try:
-        key = str(sysv_ipc.ftok(spec.key_path, ord("a"), True))  # noqa: FBT003 - its only form
+        key = str(sysv_ipc.ftok(spec.key_path, ord("a"), True))
     except OSError as error:
         raise SpecError(f"channel {spec.name!r}: key_path = {spec.key_path!r}: {error.strerror}") from error
     return Keys(queue=key, segment=key if segment else None)

@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from sipc.descriptor import Descriptor
 from sipc.errors import Busy, RegistryError
@@ -29,12 +30,14 @@ class Publisher:
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
-        """Open (and, below an existing directory, make) the registry for writing; `shared` lets others read."""
+        """Open the registry for writing, making its last directory if need be; `shared` lets others read."""
         try:
             with suppress(FileExistsError):
                 path.mkdir(mode=0o755 if shared or path == SYSTEM else 0o700)
         except OSError as error:
-            raise RegistryError(f"registry {path} cannot be made ({error.strerror}): name another --registry") from error
+            raise RegistryError(
+                f"registry {path} cannot be made ({error.strerror}): name another --registry"
+            ) from error
         self.registry = Registry(path)
         self._lock = -1
         try:
@@ -52,7 +55,7 @@ class Publisher:
             self.close()
             raise
 
-    def __enter__(self) -> Publisher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

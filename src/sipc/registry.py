@@ -17,6 +17,7 @@ import mmap
 import os
 import stat
 from pathlib import Path
+from typing import Self
 
 from sipc.descriptor import Descriptor
 from sipc.errors import Busy, ChannelNotFound, RegistryError
@@ -45,7 +46,7 @@ def search_path(registry: str | os.PathLike[str] | None = None) -> list[Path]:
 def ipc_namespace() -> int:
     """Inode of this process's ipc namespace; 0 where /proc does not tell."""
     try:
-        return os.stat("/proc/self/ns/ipc").st_ino
+        return Path("/proc/self/ns/ipc").stat().st_ino
     except OSError:
         return 0
 
@@ -73,7 +74,7 @@ class Registry:
             os.close(self._fd)
             raise
 
-    def __enter__(self) -> Registry:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

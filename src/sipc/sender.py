@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, chain
 from types import TracebackType
+from typing import cast
 
 from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces
 from sipc.errors import Broken, SipcError, SpecError, Timeout
@@ -26,7 +27,7 @@ from sipc.proto import records as packing
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.segment import Segment
 from sipc.proto.sender import Resumption, SenderMachine, SenderState
-from sipc.spec import Transport
+from sipc.spec import SegmentCreator, Transport
 
 __all__ = ("Buffer", "Reservation", "Sender")
 
@@ -57,7 +58,7 @@ class Sender(Endpoint):
         self._segment: Segment | None = None
         if spec.transport is Transport.SEGMENT and parts.memory is not None:
             self._segment = Segment(parts.memory.view, spec.geometry)
-            if parts.made_segment:
+            if parts.made_segment or (spec.segment_creator is SegmentCreator.SENDER and self._segment.blank):
                 self._segment.format(spec.geometry, epoch)
             self._segment.check(spec.geometry, epoch)
         # Words of the role's state file: epoch; for the queue transport last block and whether closed in order;
@@ -246,7 +247,9 @@ class Sender(Endpoint):
         """
         with self._exclusive():
             deadline = None if timeout is None else time.monotonic() + timeout
-            items = messages if set(map(type, messages)) <= {bytes} else [bytes(item) for item in messages]
+            # The types are looked at first: copying bytes into bytes would cost more than all the rest.
+            plain = set(map(type, messages)) <= {bytes}
+            items = cast("Sequence[bytes]", messages) if plain else [bytes(item) for item in messages]
             sent = 0
             try:
                 for first, end, packed in self._batches(items):
@@ -294,8 +297,8 @@ class Sender(Endpoint):
                 raise Timeout(f"channel {self.name!r}: the receiver did not free a slot in time")
             self._interrupted = True
             slot = self._machine.begin()
-            own = bytearray(size) if self._segment is None else None
-            view = memoryview(own) if own is not None or self._segment is None else self._segment.slots[slot][:size]
+            segment = self._segment
+            view = memoryview(bytearray(size)) if segment is None else segment.slots[slot][:size]
             held = Reservation(view)
             try:
                 yield held
@@ -304,10 +307,10 @@ class Sender(Endpoint):
                 self._machine.abandon()
                 self._interrupted = False
                 raise
-            self._commit_reserved(held, own, size)
+            self._commit_reserved(held, size)
             self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
-    def _commit_reserved(self, held: Reservation, own: bytearray | None, size: int) -> None:
+    def _commit_reserved(self, held: Reservation, size: int) -> None:
         length, machine = held.length, self._machine
         if not 0 <= length <= size:
             held.view.release()
@@ -315,10 +318,12 @@ class Sender(Endpoint):
             self._interrupted = False
             raise SpecError(f"reservation length {length} is not within the {size} bytes reserved")
         crc = zlib.crc32(held.view[:length]) if self._parts.spec.checksum and self._segment is not None else 0
-        held.view.release()
-        if own is not None:
+        payload = b""
+        if self._segment is None:
+            payload = bytes(held.view[:length])
             self._state[1], self._state[2] = machine.last + 1, 0
-        machine.commit(length, self._first_flags, crc, own[:length] if own is not None else b"")
+        held.view.release()
+        machine.commit(length, self._first_flags, crc, payload)
         self._first_flags = 0
 
     def flush(self, timeout: float | None = None) -> None:

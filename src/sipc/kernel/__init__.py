@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sipc.kernel.base import KernelObjects, KeyTaken, Keys, Memory, Queue
+from sipc.kernel.base import KernelObjects, Keys, KeyTaken, Memory, Queue
 from sipc.spec import Backend
 
 __all__ = ("KernelObjects", "KeyTaken", "Keys", "Memory", "Queue", "backend")

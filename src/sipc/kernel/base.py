@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sipc.errors import Denied, SipcError
+from sipc.errors import Broken, Denied, SipcError
 from sipc.spec import Role
 
-__all__ = ("SPINS", "KernelObjects", "KeyTaken", "Keys", "Memory", "Queue", "attempt", "backoff", "squatted")
+__all__ = ("SPINS", "KernelObjects", "KeyTaken", "Keys", "Memory", "Queue", "attempt", "backoff", "lost", "squatted")
 
 # A peer that is running answers within microseconds, and being put to sleep and woken costs more than that (a
 # factor of four in throughput at small blocks, measured): so a wait begins with this many bare attempts of about
@@ -140,16 +140,22 @@ class KernelObjects(abc.ABC):
         """The sender's own segment under the published key: the one it made before, or a new one.
 
         `known` is the number this returned in an earlier process, 0 for none.  Returns (memory, number, made).
-        Raises `Denied` when the key is taken by a segment that this sender did not make.
+        Raises `Denied` when the key is taken by a segment that this sender did not make, `Broken` when the one it
+        made is gone: its blocks are counted, so a new one can not take its place within the epoch.
         """
 
 
 def squatted(key: str) -> Denied:
     """The error for a key that somebody else has put a segment under."""
     return Denied(
-        f"segment {key}: somebody else has made a segment under this channel's key: "
-        "find it with 'ipcs -m' or in /dev/shm, then create the channel anew"
+        f"segment {key}: there is a segment under this channel's key that this sender has no note of making (a "
+        "stranger's, or an earlier sender was killed while making it): create the channel anew (sipc create --replace)"
     )
+
+
+def lost(key: str) -> Broken:
+    """The error for a sender's own segment that somebody removed."""
+    return Broken(f"segment {key} was removed: create the channel anew (sipc create --replace)")
 
 
 def attempt(try_once: Callable[[], bool], timeout: float) -> bool:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 
 from sipc.errors import Broken, ChannelNotFound, RemoteProtocolError
-from sipc.kernel.base import KernelObjects, KeyTaken, Keys, Memory, Queue
+from sipc.kernel.base import KernelObjects, Keys, KeyTaken, Memory, Queue
 from sipc.spec import Role
 
 __all__ = ("MemoryObjects",)

@@ -24,7 +24,7 @@ from typing import Any
 import posix_ipc
 
 from sipc.errors import Broken, ChannelNotFound, Denied, KernelError, RemoteProtocolError
-from sipc.kernel.base import SPINS, KernelObjects, KeyTaken, Keys, Memory, Queue, squatted
+from sipc.kernel.base import SPINS, KernelObjects, Keys, KeyTaken, Memory, Queue, lost, squatted
 from sipc.spec import Role
 
 __all__ = ("PosixObjects",)
@@ -246,7 +246,11 @@ class PosixObjects(KernelObjects):
     def own_segment(
         self, key: str, size: int, *, gid: int | None, mode: int, known: int
     ) -> tuple[Memory, int, bool]:
-        del known
+        if known:
+            memory = self.open_segment(key, Role.SENDER, size)
+            if memory is None:
+                raise lost(key)
+            return memory, known, False
         try:
             memory = self.create_segment(key, size)
         except KeyTaken as error:

@@ -13,13 +13,13 @@ import errno
 import os
 import secrets
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sysv_ipc
 
 from sipc.errors import Broken, ChannelNotFound, Denied, KernelError, RemoteProtocolError, SipcError
-from sipc.kernel.base import SPINS, KernelObjects, KeyTaken, Keys, Memory, Queue, attempt, squatted
+from sipc.kernel.base import SPINS, KernelObjects, Keys, KeyTaken, Memory, Queue, attempt, lost, squatted
 from sipc.spec import Role
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class _SysvQueue(Queue):
         send = self._send
         for _ in _SPIN:
             try:
-                send(message, False, kind)  # noqa: FBT003 - sysv_ipc's own signature
+                send(message, False, kind)
             except sysv_ipc.BusyError:
                 if timeout == 0:
                     return False
@@ -251,8 +251,11 @@ class SysvObjects(KernelObjects):
         self, key: str, size: int, *, gid: int | None, mode: int, known: int
     ) -> tuple[Memory, int, bool]:
         if known:
-            with suppress(SipcError), _translated("shmat", f"segment {key}"):
-                return _attached(known - 1, size), known, False
+            try:
+                with _translated("shmat", f"segment {key}"):
+                    return _attached(known - 1, size), known, False
+            except SipcError as error:
+                raise lost(key) from error
         try:
             memory, number = _created(key, size, gid=gid, mode=mode)
         except KeyTaken as error:

@@ -116,6 +116,10 @@ class ControlMessage:
     def __post_init__(self) -> None:
         if not (0 <= self.slot <= 0xFFFF and all(0 <= n <= U64 for n in (self.epoch, self.seq, self.length))):
             raise LocalProtocolError(f"control message field out of range: {self!r}")
+        try:
+            decode(self.encode(), self.epoch)
+        except (RemoteProtocolError, struct.error) as error:
+            raise LocalProtocolError(f"no such control message: {self!r}") from error
 
     def encode(self) -> bytes:
         """The 32 bytes of this message."""

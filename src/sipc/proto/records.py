@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
-from sipc.errors import RemoteProtocolError
+from sipc.errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = ("RECORD_OVERHEAD", "pack", "packed_size", "unpack")
 
@@ -26,6 +26,8 @@ def packed_size(records: Sequence[bytes]) -> int:
 
 def pack(records: Sequence[bytes]) -> bytes:
     """Pack records (bytes objects) into one block's bytes."""
+    if not records:
+        raise LocalProtocolError("a block of packed records holds at least one record")
     lengths = array("I", [len(records), *map(len, records)])
     if sys.byteorder != "little":
         lengths.byteswap()
@@ -51,4 +53,4 @@ def unpack(block: bytes) -> list[bytes]:
     ends = list(accumulate(lengths, initial=start))  # Python integers: no sum can overflow
     if ends[-1] != size:
         raise RemoteProtocolError("sum of record lengths", ends[-1] - start, f"{size - start}, what the block holds")
-    return [block[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [block[a:b] for a, b in pairwise(ends)]

@@ -50,7 +50,7 @@ class Segment:
     """A view of one segment: header words, entries, and one memoryview per slot.
 
     `view` is a flat byte memoryview of at least `segment_size(geometry)` bytes, writable for a sender or
-    helper, read-only for a receiver.  `release()` makes every view taken from here unusable.
+    helper, read-only for a receiver.
     """
 
     __slots__ = ("_view", "_words", "slots")
@@ -91,6 +91,11 @@ class Segment:
         for field, index, value in expected:
             if words[index] != value:
                 raise RemoteProtocolError(field, words[index], f"{value}, as the descriptor says")
+
+    @property
+    def blank(self) -> bool:
+        """Whether nobody has formatted this segment yet: its magic is still zero."""
+        return self._words[0] == 0
 
     @property
     def sent(self) -> int:
@@ -139,6 +144,9 @@ class Segment:
         words[base] = seq
 
     def release(self) -> None:
-        """Make every view made here raise ValueError when used."""
+        """Make every view made here raise ValueError when used.
+
+        A slice that somebody took of one stays readable; the kernel layer keeps the mapping until it dies.
+        """
         for view in (*self.slots, self._words, self._view):
             view.release()

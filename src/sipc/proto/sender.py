@@ -198,6 +198,8 @@ class SenderMachine:
 
     def resync(self) -> None:
         """After an interruption at any point: find the state the segment is in, and go on from there."""
+        if self._state == _CLOSED:
+            return
         if self._segment is not None:
             known, closing = self.last, self._state == _CLOSING
             self._recover(self._segment)
@@ -207,7 +209,7 @@ class SenderMachine:
         elif self.pending is not None:
             # Without a segment `pending` is the truth; sent twice, it is ignored by its seq.
             self._state = _CLOSING if self.pending[1] == Kind.CLOSE else _PENDING
-        elif self._state != _CLOSED:
+        else:
             self._state = _READY
 
     def _recover(self, segment: Segment) -> Resumption:
