@@ -23,7 +23,7 @@ from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces
 from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, SpecError, Timeout
 from sipc.proto import records as packing
 from sipc.proto.control import CONTROL_SIZE, Flag
-from sipc.proto.receiver import ReceiverEvent, ReceiverMachine, ReceiverState
+from sipc.proto.receiver import ReceiverEvent, ReceiverMachine
 from sipc.proto.segment import Segment
 from sipc.spec import Transport
 
@@ -31,7 +31,6 @@ __all__ = ("Block", "Receiver")
 
 _MORE, _RECORDS, _CONTINUED = int(Flag.MORE), int(Flag.RECORDS), int(Flag.CONTINUED)
 _BLOCK, _END = int(ReceiverEvent.BLOCK), int(ReceiverEvent.END)
-_HOLDING = ReceiverState.HOLDING
 
 
 class Block:
@@ -133,7 +132,7 @@ class Receiver(Endpoint):
     def _next_block(self, deadline: float | None) -> None:
         """Have a block in hand that the caller has not seen.  Raises at the end of the stream."""
         machine = self._machine
-        if machine.state is _HOLDING:
+        if machine.holding:
             if not self._taken:
                 return  # a call before this one was interrupted after consuming it
             self._finish_block()
@@ -318,8 +317,9 @@ class Receiver(Endpoint):
                     if not flags & _CONTINUED:
                         done = 0
                     start = done
-                    with self._view() as view:
-                        done = self._put_into(target, done, view)
+                    view = self._view()
+                    done = self._put_into(target, done, view)
+                    view.release()
                     if self._machine.crc:
                         self._check_sum(zlib.crc32(target[start:done]))
                     if not flags & _MORE:
@@ -336,9 +336,9 @@ class Receiver(Endpoint):
         machine = self._machine
         if not machine.flags & _CONTINUED:
             self._parts_of_message = []
-        if self._cursor is not None:
-            if not machine.flags & _CONTINUED:
+            if self._cursor is not None:
                 self._cursor.drop_kept()
+        if self._cursor is not None:
             self._cursor.keep(machine.seq, bytes(part))
         self._taken = True
         self._finish_block()
@@ -346,7 +346,7 @@ class Receiver(Endpoint):
     def _save_parts(self, target: memoryview, done: int) -> None:
         """The call did not get its whole message: keep what only the caller's buffer holds."""
         kept = self._machine.record_bytes or 0
-        if self._machine.state is _HOLDING and self._machine.flags & _CONTINUED:
+        if self._machine.holding and self._machine.flags & _CONTINUED:
             kept -= self._machine.length  # the block in hand was not finished; it is copied anew
         if 0 < kept <= done:
             self._parts_of_message = [bytes(target[:kept])]
@@ -394,7 +394,7 @@ class Receiver(Endpoint):
                 if self._next_record < len(self._records):
                     return
                 self._records = []
-            if self._machine.state is _HOLDING and self._taken:
+            if self._machine.holding and self._taken:
                 self._finish_block()
 
     @contextmanager

@@ -59,6 +59,9 @@ _NOTHING, _BLOCK, _FINISH, _END, _VIOLATION = (int(event) for event in ReceiverE
 _WAITING, _HOLDING, _ENDED, _FAILED = (int(state) for state in ReceiverState)
 _MORE, _RECORDS, _RESTART = int(Flag.MORE), int(Flag.RECORDS), int(Flag.RESTART)
 _CLOSE, _CONTINUED = int(Flag.CLOSE), int(Flag.CONTINUED)
+_VERSION = control.VERSION
+# What a stream consists of: whole messages, packed records, and the blocks of a large message.
+_USUAL_FLAGS = (0, _MORE | _CONTINUED, _MORE, _CONTINUED, _RECORDS)
 _unpack = struct.Struct("<BBHIQQQ").unpack_from
 
 
@@ -73,7 +76,8 @@ class ReceiverMachine:
     """
 
     __slots__ = (
-        "_epoch", "_geometry", "_max_message", "_record_bytes", "_segment", "_skipping", "_state",
+        "_epoch", "_geometry", "_max_message", "_record_bytes", "_segment", "_skipping",
+        "_slot_size", "_slots", "_state",
         "blocks", "crc", "cursor", "cut", "failure", "flags", "length", "restarted", "seq", "slot",
     )  # fmt: skip
 
@@ -88,6 +92,7 @@ class ReceiverMachine:
         record_bytes: int | None = None,
     ) -> None:
         self._geometry = geometry
+        self._slots, self._slot_size = geometry.slots, geometry.slot_size
         self._epoch = epoch
         self._segment = segment
         self._max_message = max_message
@@ -105,6 +110,11 @@ class ReceiverMachine:
     def state(self) -> ReceiverState:
         """Where the receiver stands now."""
         return ReceiverState(self._state)
+
+    @property
+    def holding(self) -> bool:
+        """Whether a block is in hand."""
+        return self._state == _HOLDING
 
     @property
     def record_bytes(self) -> int | None:
@@ -149,23 +159,23 @@ class ReceiverMachine:
         if segment is not None and len(message) == CONTROL_SIZE and cursor is not None:
             # The expected case, checked at once; whatever differs is named by the slow path below.
             version, kind, slot, flags, epoch, seq, length = _unpack(message)
-            expected = cursor + 1
+            so_far = self._record_bytes
             if (
-                seq == expected
-                and version == control.VERSION
+                seq == cursor + 1
+                and version == _VERSION
                 and kind == 1
-                and mtype in (1, None)
-                and not flags
+                and (mtype == 1 or mtype is None)
+                and flags in _USUAL_FLAGS
                 and epoch == self._epoch
-                and slot == cursor % self._geometry.slots
-                and length <= self._geometry.slot_size
-                and length <= self._max_message
-                and segment.entry(slot)[:2] == (seq, length)
+                and slot == cursor % self._slots
+                and length <= self._slot_size
+                and (so_far is not None or not flags & _CONTINUED)
+                and (total := so_far + length if flags & _CONTINUED and so_far else length) <= self._max_message
                 and not self._skipping
+                and (crc := segment.announced(slot, seq, length, flags)) >= 0
             ):
-                self.seq, self.slot, self.length, self.flags = seq, slot, length, 0
-                self.crc = segment.entry(slot)[2]
-                self._record_bytes = None
+                self.seq, self.slot, self.length, self.flags, self.crc = seq, slot, length, flags, crc
+                self._record_bytes = total if flags & _CONTINUED else None
                 self.blocks += 1
                 self._state = _HOLDING
                 return _BLOCK
