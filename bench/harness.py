@@ -102,9 +102,7 @@ class _End:
     ) -> None:
         self.role = role
         self.link, theirs = _FORK.Pipe()
-        self.process: ForkProcess = _FORK.Process(
-            target=_child, args=(theirs, cores, start, body, close), daemon=True
-        )
+        self.process: ForkProcess = _FORK.Process(target=_child, args=(theirs, cores, start, body, close), daemon=True)
         self.process.start()
         theirs.close()
 

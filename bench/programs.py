@@ -164,9 +164,7 @@ def start_seconds(code: str, place: Place) -> float:
     for _ in range(_STARTS):
         start = time.perf_counter()
         try:
-            subprocess.run(
-                argv, check=True, timeout=_SECONDS, capture_output=True, preexec_fn=_on(place.sender_core)
-            )
+            subprocess.run(argv, check=True, timeout=_SECONDS, capture_output=True, preexec_fn=_on(place.sender_core))
         except (subprocess.SubprocessError, OSError) as error:
             raise Failed(f"python -I -c {code!r}: {error}") from None
         values.append(time.perf_counter() - start)

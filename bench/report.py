@@ -36,9 +36,7 @@ def load(path: Path) -> tuple[Results, dict[str, Any]]:
     body = json.loads(path.read_text())
     if body.get("schema") != SCHEMA:
         raise ValueError(f"{path.name}: schema {body.get('schema')!r}, this program reads {SCHEMA}")
-    facts = {
-        key: body[key] for key in body if key not in ("schema", "rounds", "results", "targets", "failures")
-    }
+    facts = {key: body[key] for key in body if key not in ("schema", "rounds", "results", "targets", "failures")}
     return Results.from_json(body["rounds"], body["results"], body["failures"]), facts
 
 
@@ -92,9 +90,7 @@ def _throughput(results: Results) -> list[str]:
     for name in rows:
         cells = [_cell(results.summary("throughput", name, str(size))) for size in sizes]
         failed = {
-            fail["column"]
-            for fail in results.failures
-            if (fail["section"], fail["name"]) == ("throughput", name)
+            fail["column"] for fail in results.failures if (fail["section"], fail["name"]) == ("throughput", name)
         }
         cells = ["failed" if str(size) in failed else cell for size, cell in zip(sizes, cells, strict=True)]
         body.append([name, *cells])
@@ -108,10 +104,7 @@ def _throughput(results: Results) -> list[str]:
 
 def _others(results: Results) -> list[str]:
     lines: list[str] = []
-    rows = [
-        [name, _cell(results.summary("records", name, "64"), 1e-6)]
-        for name in results.series.get("records", {})
-    ]
+    rows = [[name, _cell(results.summary("records", name, "64"), 1e-6)] for name in results.series.get("records", {})]
     if rows:
         lines += [*_table(["64-byte messages", "million/s"], rows), ""]
     rows = [
@@ -124,8 +117,7 @@ def _others(results: Results) -> list[str]:
     rows = []
     for name, cells in results.series.get("file", {}).items():
         rows += [
-            [f"{name}, {size_label(int(column))}", _cell(results.summary("file", name, column))]
-            for column in cells
+            [f"{name}, {size_label(int(column))}", _cell(results.summary("file", name, column))] for column in cells
         ]
     if rows:
         lines += [*_table(["file to /dev/null", "s"], rows), ""]
@@ -135,9 +127,7 @@ def _others(results: Results) -> list[str]:
     ]
     if rows:
         lines += [*_table(["peak memory, MiB", *(size_label(int(column)) for column in columns)], rows), ""]
-    rows = [
-        [name, _cell(results.summary("start", name, "s"), 1000)] for name in results.series.get("start", {})
-    ]
+    rows = [[name, _cell(results.summary("start", name, "s"), 1000)] for name in results.series.get("start", {})]
     if rows:
         lines += [*_table(["start to end", "ms"], rows), ""]
     return lines
@@ -159,7 +149,8 @@ def _target_rows(targets: list[Target]) -> list[list[str]]:
         if target.missing:
             verdict += f"; not measured: {', '.join(target.missing)}"
         low, high = _number(worst.low), _number(worst.high)
-        rows.append([target.title, wanted, f"{_number(worst.value)} ({low}-{high}), {worst.label}", verdict])
+        spread = f" ({low}-{high})" if low != high else ""
+        rows.append([target.title, wanted, f"{_number(worst.value)}{spread}, {worst.label}", verdict])
     return rows
 
 

@@ -29,32 +29,18 @@ _SEED = 20250101
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Compare sipc with its peers in one run."
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Compare sipc with its peers in one run.")
     parser.add_argument("--rounds", type=int, help="rounds (default: 9, with --quick 2)")
     parser.add_argument("--quick", action="store_true", help="under a minute: see that everything works")
-    parser.add_argument(
-        "--only", action="append", metavar="NAME", help="contestants whose name contains NAME"
-    )
-    parser.add_argument(
-        "--section", action="append", choices=SECTIONS, help="only this part; may be repeated"
-    )
+    parser.add_argument("--only", action="append", metavar="NAME", help="contestants whose name contains NAME")
+    parser.add_argument("--section", action="append", choices=SECTIONS, help="only this part; may be repeated")
     parser.add_argument("--seed", type=int, default=_SEED, help="of the order within the rounds")
-    parser.add_argument(
-        "--cores", metavar="A,B", help="sender's and receiver's core (default: two that share nothing)"
-    )
+    parser.add_argument("--cores", metavar="A,B", help="sender's and receiver's core (default: two that share nothing)")
     parser.add_argument("--deadline", type=float, default=30.0, help="seconds one measurement may take")
     parser.add_argument("--without-sipc", action="store_true", help="peers and bare loops only")
-    parser.add_argument(
-        "--out", type=Path, help="directory to write to (default: bench/results, or its partial/)"
-    )
-    parser.add_argument(
-        "--write-readme", action="store_true", help="put the table between the README's markers"
-    )
-    parser.add_argument(
-        "--render", action="store_true", help="measure nothing: judge and draw latest.json again"
-    )
+    parser.add_argument("--out", type=Path, help="directory to write to (default: bench/results, or its partial/)")
+    parser.add_argument("--write-readme", action="store_true", help="put the table between the README's markers")
+    parser.add_argument("--render", action="store_true", help="measure nothing: judge and draw latest.json again")
     return parser
 
 

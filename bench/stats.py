@@ -68,9 +68,7 @@ class Results:
 
     def fail(self, section: str, name: str, column: str, turn: int, reason: str) -> None:
         """Record that there is no value, and why."""
-        self.failures.append(
-            {"section": section, "name": name, "column": column, "round": turn, "reason": reason}
-        )
+        self.failures.append({"section": section, "name": name, "column": column, "round": turn, "reason": reason})
 
     def values(self, section: str, name: str, column: str) -> list[float]:
         """The values there are, in the order of the rounds."""

@@ -94,10 +94,7 @@ def _against_bare(results: Results, sizes: list[int]) -> Found:
 
 
 def _against(results: Results, peer: str) -> Found:
-    return {
-        size_label(size): results.ratio("throughput", (DEFAULT, str(size)), (peer, str(size)))
-        for size in LARGE
-    }
+    return {size_label(size): results.ratio("throughput", (DEFAULT, str(size)), (peer, str(size))) for size in LARGE}
 
 
 def _records(results: Results) -> Found:
@@ -111,8 +108,7 @@ def _records(results: Results) -> Found:
 
 def _latency(results: Results) -> Found:
     return {
-        backend: results.ratio("latency", (f"sipc {backend} 4/2", "p50"), ("os.pipe", "p50"))
-        for backend in BACKENDS
+        backend: results.ratio("latency", (f"sipc {backend} 4/2", "p50"), ("os.pipe", "p50")) for backend in BACKENDS
     }
 
 
@@ -130,18 +126,14 @@ def _memory(results: Results) -> Found:
 
 def _start(results: Results) -> Found:
     rows = results.series.get("start", {})
-    pairs = zip(
-        rows.get("import sipc", {}).get("s", []), rows.get("bare Python", {}).get("s", []), strict=False
-    )
+    pairs = zip(rows.get("import sipc", {}).get("s", []), rows.get("bare Python", {}).get("s", []), strict=False)
     more = [(ours - theirs) * 1000 for ours, theirs in pairs if ours is not None and theirs is not None]
     return {"import sipc": summarize(more) if more else None}
 
 
 def judge(results: Results) -> list[Target]:
     """Every target, in the order the table shows them."""
-    file_ratio = results.ratio(
-        "file", ("cat FILE | cat", str(LARGE_FILE)), ("sipc send, sipc recv", str(LARGE_FILE))
-    )
+    file_ratio = results.ratio("file", ("cat FILE | cat", str(LARGE_FILE)), ("sipc send, sipc recv", str(LARGE_FILE)))
     target = partial(_target, rounds=results.rounds)
     return [
         target("bare loop, same geometry, from 64 KiB up", ">=", 0.9, "x", _against_bare(results, LARGE)),
@@ -149,9 +141,7 @@ def judge(results: Results) -> list[Target]:
         target("os.pipe, from 64 KiB up", ">=", 3.0, "x", _against(results, "os.pipe")),
         target("ZeroMQ ipc, from 64 KiB up", ">=", 2.0, "x", _against(results, "ZeroMQ ipc")),
         target("iceoryx2, from 64 KiB up", ">=", 1.0, "x", _against(results, "iceoryx2, polling")),
-        target(
-            "send_many, 64-byte records, against one os.pipe write each", ">=", 2.5, "x", _records(results)
-        ),
+        target("send_many, 64-byte records, against one os.pipe write each", ">=", 2.5, "x", _records(results)),
         target("latency p50 against os.pipe", "<=", 1.3, "x", _latency(results)),
         target("1 GiB: sipc send, sipc recv against cat FILE | cat", ">=", 1.0, "x", {"1 GiB": file_ratio}),
         target("memory for 1 GiB above that for 64 MiB", "<=", _FLAT_KIB, "KiB", _memory(results)),

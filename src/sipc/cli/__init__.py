@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `sipc` command.  The only code that prints or exits; no traceback reaches a user.
+
+Results go to stdout, everything else to stderr.  `SIPC_DEBUG=1` shows the traceback of a bug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+__all__ = ("main",)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        import click  # noqa: PLC0415 - an extra, and slow: nothing else pays for it
+    except ImportError:
+        print("sipc: the command line needs click: run pip install 'sipc[cli]'", file=sys.stderr)
+        return 2
+    from sipc.cli.commands import cli  # noqa: PLC0415 - needs click
+    from sipc.cli.exits import Exit, code_of  # noqa: PLC0415 - with the commands
+    from sipc.errors import SipcError  # noqa: PLC0415 - with the commands
+
+    try:
+        result = cli.main(args=argv, prog_name="sipc", standalone_mode=False)
+        return int(result) if isinstance(result, int) else Exit.OK
+    except click.ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        print("sipc: interrupted", file=sys.stderr)
+        return 130
+    except SipcError as error:
+        print(f"sipc: {error}", file=sys.stderr)
+        return code_of(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer has nowhere to go
+        return Exit.NO
+    except OSError as error:
+        print(f"sipc: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+        return Exit.REFUSED
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        print(f"sipc: this is a bug in sipc: {error!r} (SIPC_DEBUG=1 shows where)", file=sys.stderr)
+        if os.environ.get("SIPC_DEBUG"):
+            traceback.print_exc()
+        return Exit.BUG

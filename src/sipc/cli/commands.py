@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands and their options; what they do stands in the modules they call."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sipc import enforcement
+from sipc.cli import demo as demonstration
+from sipc.cli import doctor as checks
+from sipc.cli import streams
+from sipc.cli.exits import EPILOG, Exit
+from sipc.descriptor import Descriptor
+from sipc.errors import ChannelNotFound
+from sipc.registry import Registry, search_path
+from sipc.watch import find
+
+__all__ = ("cli", "run_helper")
+
+_registry = click.option(
+    "--registry", type=click.Path(path_type=Path), help="Directory of descriptors (default: $SIPC_REGISTRY, "
+    "or /run/sipc and then $XDG_RUNTIME_DIR/sipc)."
+)  # fmt: skip
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sipc")
+def cli() -> None:
+    """Move data one way: a helper makes the channel and exits, the sender sends, the receiver receives."""
+
+
+def run_helper(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the helper as a process of its own; its stderr is ours."""
+    isolated = [] if os.environ.get("PYTHONPATH") else ["-I"]
+    argv = [sys.executable, *isolated, "-m", "sipc.helper", *arguments]
+    return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+
+
+def _helped(verb: str, registry: Path | None, rest: list[str], *, as_json: bool) -> int:
+    place = ["--registry", str(registry)] if registry is not None else []
+    done = run_helper([*place, verb, *rest])
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    if as_json:
+        _print_json({"channels": lines if done.returncode == 0 else [], "ok": done.returncode == 0})
+    elif done.returncode == 0:
+        for line in lines:
+            if "created" in line:
+                click.echo(f"created {line['created']} in {line['registry']} (helper pid {line['pid']}, exited)")
+            else:
+                click.echo(f"destroyed {line['destroyed']}")
+    return done.returncode
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps({"version": 1, **document}))
+
+
+@cli.command(epilog="Example: sipc create feed.toml")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@_registry
+@click.option("--channel", multiple=True, help="Only this channel of the files; may be repeated.")
+@click.option("--replace", is_flag=True, help="Destroy a channel of the same name first; both its ends are told.")
+@_json
+def create(
+    files: tuple[Path, ...], registry: Path | None, channel: tuple[str, ...], replace: bool, as_json: bool
+) -> int:
+    """Create the channels that definition FILES describe (default: /etc/sipc/channels.d/*.toml)."""
+    rest = [*map(str, files), *(part for name in channel for part in ("--channel", name))]
+    return _helped("create", registry, [*rest, *(["--replace"] if replace else [])], as_json=as_json)
+
+
+@cli.command(epilog="Example: sipc destroy feed")
+@click.argument("names", nargs=-1, required=True)
+@_registry
+@_json
+def destroy(names: tuple[str, ...], registry: Path | None, as_json: bool) -> int:
+    """Destroy channels, and what a killed helper left under their names.  Both ends are told."""
+    return _helped("destroy", registry, list(names), as_json=as_json)
+
+
+def _row(place: Path, descriptor: Descriptor) -> dict[str, Any]:
+    spec = descriptor.spec
+    return {
+        "name": spec.name,
+        "registry": str(place),
+        "backend": spec.backend,
+        "transport": spec.transport,
+        "wire": spec.wire,
+        "slots": spec.geometry.slots,
+        "depth": spec.geometry.depth,
+        "slot_size": spec.geometry.slot_size,
+        "enforcement": spec.enforcement,
+    }
+
+
+@cli.command("list")
+@_registry
+@_json
+def list_(registry: Path | None, as_json: bool) -> int:
+    """List the channels there are."""
+    rows = []
+    for directory in search_path(registry):
+        try:
+            with Registry(directory) as place:
+                rows += [_row(directory, place.read(name)) for name in place.names()]
+        except ChannelNotFound:
+            continue
+    if as_json:
+        _print_json({"channels": rows})
+        return Exit.OK
+    for row in rows:
+        click.echo(
+            f"{row['name']:20} {row['backend']:6} {row['transport']:8} {row['slots']} slots of {row['slot_size']}, "
+            f"depth {row['depth']}, {row['enforcement']}, {row['registry']}"
+        )
+    return Exit.OK
+
+
+@cli.command()
+@click.argument("name")
+@_registry
+@_json
+def status(name: str, registry: Path | None, as_json: bool) -> int:
+    """Show a channel's geometry, owners, epoch, and what enforces its direction right now and what does not."""
+    place, descriptor = find(name, search_path(registry))
+    with place:
+        account = enforcement.account(descriptor)
+        row = _row(place.path, descriptor)
+    ends = {
+        role: {"uid": who.uid, "gid": who.gid, "type": who.type}
+        for role, who in (("sender", descriptor.spec.sender), ("receiver", descriptor.spec.receiver))
+    }
+    row |= {"epoch": descriptor.epoch, "creator_uid": descriptor.creator_uid, "created": descriptor.created, **ends}
+    row |= {"queue_key": descriptor.keys.queue, "segment_key": descriptor.keys.segment}
+    if as_json:
+        _print_json({**row, "summary": account.summary, "holds": account.holds, "open": account.open})
+        return Exit.OK
+    for key, value in row.items():
+        click.echo(f"{key + ':':14}{value}")
+    click.echo(f"\n{account.summary}\n\nWhat holds the direction:")
+    for line in account.holds:
+        click.echo(f"  + {line}")
+    click.echo("What does not:")
+    for line in account.open:
+        click.echo(f"  - {line}")
+    return Exit.OK
+
+
+_wait = click.option("--wait", type=float, help="Seconds to wait for the channel to be created (default: for ever).")
+
+
+@cli.command(epilog="Examples: sipc send feed FILE;  tar c DIR | sipc send feed")
+@click.argument("name")
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_registry
+@_wait
+@click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
+def send(name: str, file: Path | None, registry: Path | None, wait: float | None, no_progress: bool) -> int:
+    """Send FILE (default: standard input) as one stream; its end is announced, or that it was cut."""
+    return streams.send(name, file, registry, wait, progress=not no_progress and sys.stderr.isatty())
+
+
+@cli.command(epilog="Examples: sipc recv feed FILE;  sipc recv feed | tar x")
+@click.argument("name")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@_registry
+@_wait
+@click.option("--timeout", type=float, help="Give up when nothing comes for this many seconds (exit code 5).")
+@click.option("--cursor", type=click.Path(dir_okay=False, path_type=Path), help="File that keeps what is finished.")
+@click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
+def recv(
+    name: str, file: Path | None, registry: Path | None, wait: float | None, timeout: float | None,
+    cursor: Path | None, no_progress: bool,
+) -> int:  # fmt: skip
+    """Receive one stream into FILE (default: standard output).
+
+    FILE appears only when the whole stream has come.  A stream that was cut ends with exit code 1.
+    """
+    return streams.receive(
+        name, file, registry, wait, timeout, cursor, progress=not no_progress and sys.stderr.isatty()
+    )
+
+
+@cli.command()
+@_registry
+@_json
+def doctor(registry: Path | None, as_json: bool) -> int:
+    """Check kernel limits, mounts, namespace, users and leftovers, and say what fixes each."""
+    findings = checks.examine(search_path(registry))
+    bad = any(finding.level == "bad" for finding in findings)
+    if as_json:
+        _print_json({"ok": not bad, "findings": [finding.as_dict() for finding in findings]})
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:5} {finding.text}" + (f"\n      fix: {finding.fix}" if finding.fix else ""))
+    return Exit.NO if bad else Exit.OK
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--size", default=16 << 20, show_default=True, help="Bytes of random data, when no FILE is given.")
+@_json
+def demo(file: Path | None, size: int, as_json: bool) -> int:
+    """Watch a file cross a channel whose helper has already exited."""
+    result = demonstration.run(file, size)
+    if as_json:
+        _print_json(result)
+    else:
+        for line in demonstration.describe(result):
+            click.echo(line)
+    return Exit.OK if result["equal"] else Exit.NO
