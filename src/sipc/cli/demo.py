@@ -91,7 +91,7 @@ def _carry(registry: Path, file: Path, base: Path) -> dict[str, Any]:
 def describe(result: dict[str, Any]) -> Iterator[str]:
     """The result for a person."""
     helper_, sender, receiver = result["helper"], result["sender"], result["receiver"]
-    yield f"helper    pid {helper_['pid']:<7} made queue and segment, and exited ({helper_['exit']}) before any data moved"
+    yield f"helper    pid {helper_['pid']:<7} made queue and segment, and exited ({helper_['exit']}) before data moved"
     yield f"sender    pid {sender['pid']:<7} sent {result['file_bytes']:,} bytes"
     yield f"receiver  pid {receiver['pid']:<7} received {receiver['bytes']:,} bytes"
     yield ""

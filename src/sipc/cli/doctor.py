@@ -118,9 +118,7 @@ def _registry(directory: Path, keys: dict[str, set[str]]) -> list[Finding]:
             except (RegistryError, ChannelNotFound) as error:
                 findings.append(Finding("bad", str(error), f"sipc destroy {name}"))
         findings += [
-            Finding(
-                "bad", f"{directory}: the helper of channel {name!r} died before publishing it", f"sipc destroy {name}"
-            )
+            Finding("bad", f"{directory}: the helper of {name!r} died before publishing it", f"sipc destroy {name}")
             for name in registry.journals()
         ]
     return findings

@@ -135,7 +135,7 @@ def _to_file(receiver: Receiver, file: Path, timeout: float | None, shown: _Prog
         mask = os.umask(0)
         os.umask(mask)
         os.fchmod(fd, 0o666 & ~mask)
-        os.replace(temporary, file)
+        Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
