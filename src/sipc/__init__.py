@@ -8,7 +8,7 @@
         for message in receiver:
             ...
 
-`sipc.aio` has the same two for asyncio, `sipc.libsipc` speaks the wire of the C library libsipc.
+`sipc.libsipc` speaks the wire of the C library libsipc.
 """
 
 from __future__ import annotations

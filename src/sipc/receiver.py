@@ -138,6 +138,7 @@ class Receiver(Endpoint):
             self._finish_block()
         if self._ended:
             raise self._end()
+        self._taken = False  # again: an exception may have come between finishing a block and noting it
         event = 0
         if self._recover:
             self._recover = False

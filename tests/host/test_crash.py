@@ -7,7 +7,7 @@ import os
 import random
 import struct
 import time
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,7 @@ def test_sigkills_lose_and_repeat_and_tear_nothing(
     assert all(whole for _, whole in lines), "torn"
     seqs = [seq for seq, _ in lines]
     assert list(dict.fromkeys(seqs)) == list(range(1, last + 1)), "lost or out of order"
-    repeated = [(a, b) for a, b in zip(seqs, seqs[1:], strict=False) if b != a + 1]
+    repeated = [(a, b) for a, b in pairwise(seqs) if b != a + 1]
     assert all(a == b for a, b in repeated), "repeated out of turn"
     assert len(repeated) <= receiver_kills, "repeated although finished"
 
