@@ -26,7 +26,7 @@ need python3 command -v "$python"
   exit 4
 }
 need python3-venv "$python" -c 'import venv, ensurepip'
-case $extras in *dev* | *bench*) need gcc command -v cc && need libc6-dev test -e /usr/include/sys/msg.h ;; esac
+case $extras in *dev* | *bench*) need gcc command -v cc && need libc6-dev sh -c 'echo "#include <sys/msg.h>" | cc -E -' ;; esac
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]"
