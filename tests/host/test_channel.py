@@ -205,13 +205,15 @@ def test_a_closed_end_and_a_forked_end_say_so(registry: Path) -> None:
         sender.send(b"x")
 
 
-@pytest.mark.parametrize("backend", ["sysv"])
+@pytest.mark.parametrize("backend", ["sysv", "posix"])
 def test_destroying_and_replacing_break_both_ends(backend: str, registry: Path) -> None:
     """Blocked or not, either end gets Broken."""
     make(registry, "c", backend=backend)
+    reading, writing = os.pipe()
 
     def blocked() -> str:
         with sipc.open_receiver("c", registry=registry) as receiver:
+            os.write(writing, b"open")
             try:
                 receiver.receive(30)
             except sipc.Broken:
@@ -220,12 +222,9 @@ def test_destroying_and_replacing_break_both_ends(backend: str, registry: Path) 
 
     child = Child(blocked)
     sender = sipc.open_sender("c", registry=registry)
-    waiting = False
-    while not waiting:  # until the child has the role
-        try:
-            sipc.open_receiver("c", registry=registry).close()
-        except sipc.Busy:
-            waiting = True
+    assert os.read(reading, 4) == b"open"
+    os.close(reading)
+    os.close(writing)
     make(registry, "c", backend=backend, replacing=True)
     assert child.result() == "broken"
     with pytest.raises(sipc.Broken):
