@@ -252,6 +252,10 @@ class Receiver(Endpoint):
 
         Raises `EndOfStream` after the last one, `Broken` when the stream was cut or the channel removed,
         `Timeout`, `RemoteProtocolError` (terminal).
+
+        A signal handler that raises while this waits loses nothing.  One that raises at the very moment of the
+        return can keep the message from the caller, as with any call: then leave the `with` block by that
+        exception and open again (with a cursor the message comes again), or use `unsafe_borrow`.
         """
         if self._barred is not None:
             raise self._refuse()

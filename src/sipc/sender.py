@@ -100,12 +100,17 @@ class Sender(Endpoint):
 
     @property
     def last_seq(self) -> int:
-        """Number of the newest block that is real: the receiver gets it even if this process dies now."""
+        """Number of the newest block that is real: the receiver gets it even if this process dies now.
+
+        After a call that an exception interrupted (Ctrl-C) it tells whether that call's block was committed.
+        """
+        self._settle()
         return self._machine.last
 
     @property
     def pending(self) -> bool:
         """Whether the newest block still waits for its announcement; any later call makes it."""
+        self._settle()
         return self._machine.pending is not None
 
     def send(self, data: Buffer, timeout: float | None = None) -> None:
@@ -217,6 +222,10 @@ class Sender(Endpoint):
             self._machine.noop_accepted()
         self._interrupted = False
         return taken
+
+    def _settle(self) -> None:
+        if self._interrupted and self._barred is None:
+            self._resync()
 
     def _resync(self) -> None:
         """An exception came in the middle of a step (Ctrl-C): read back what is real, as a restart would."""
