@@ -71,7 +71,10 @@ def load(paths: list[Path], *, enforcement: Enforcement) -> dict[str, ChannelSpe
 def _files(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
-        files += sorted(path.glob("*.toml")) if path.is_dir() else [path]
+        try:
+            files += sorted(path.glob("*.toml")) if path.is_dir() else [path]
+        except OSError as error:
+            raise SpecError(f"{path}: cannot be read ({error.strerror}): give an existing TOML file") from error
     return files
 
 
@@ -127,6 +130,7 @@ def _build(where: str, name: str, table: Mapping[str, Any], enforcement: Enforce
     optional = {key: table[key] for key in ("checksum", "max_message", "key_path") if key in table}
     spec = ChannelSpec(
         name=name,
+        source=where,
         geometry=Geometry(**geometry),
         channel_type=table.get("type"),
         sender=_principal(where, "sender", table.get("sender", {})),

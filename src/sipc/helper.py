@@ -18,7 +18,8 @@ import os
 import secrets
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def create(spec: ChannelSpec, registry: Path, *, replacing: bool = False) -> Des
     shared = any(who.uid not in (None, os.geteuid()) for who in (spec.sender, spec.receiver))
     old_umask = os.umask(_SYSTEM_UMASK)
     try:
-        with Publisher(registry, shared=shared) as publisher:
+        with _translated(registry), Publisher(registry, shared=shared) as publisher:
             _clean_journal(publisher, spec.name)
             if spec.name in publisher.registry.names():
                 if not replacing:
@@ -80,14 +81,21 @@ def create(spec: ChannelSpec, registry: Path, *, replacing: bool = False) -> Des
                     )
                 _destroy(publisher, spec.name)
             return _create(publisher, spec)
+    finally:
+        os.umask(old_umask)
+
+
+@contextmanager
+def _translated(registry: Path) -> Iterator[None]:
+    """Turn what the file system says into an error of ours."""
+    try:
+        yield
     except OSError as error:
         if isinstance(error, SipcError):
             raise
         raise KernelError(
             error.errno or 0, error.strerror or str(error), syscall="file operation", obj=f"registry {registry}"
         ) from error
-    finally:
-        os.umask(old_umask)
 
 
 def _check_users(spec: ChannelSpec) -> None:
@@ -95,7 +103,7 @@ def _check_users(spec: ChannelSpec) -> None:
     for role, who in (("sender", spec.sender), ("receiver", spec.receiver)):
         if mine != 0 and who.uid not in (None, mine):
             raise SpecError(
-                f"channel {spec.name!r}: {role} is uid {who.uid}, and only root can make a channel for another user: "
+                f"{spec.label}: {role} is uid {who.uid}, and only root can make a channel for another user: "
                 f"run the helper as root, or remove {role}.user"
             )
 
@@ -110,11 +118,11 @@ def _create(publisher: Publisher, spec: ChannelSpec) -> Descriptor:
         publisher.publish(spec.name)
     except BaseException:
         # Whatever can not be removed now stays in the journal, for the next run and for 'sipc doctor'.
+        publisher.unpublish(spec.name)
         for keys in made:
             objects.remove(keys)
         publisher.remove_private(spec.name)
-        publisher.withdraw(spec.name)
-        publisher.withdraw(spec.name, journal=True)
+        publisher.forget(spec.name)
         raise
     return descriptor
 
@@ -128,19 +136,21 @@ def _make_objects(publisher: Publisher, spec: ChannelSpec, made: list[Keys]) -> 
         descriptor = _describe(spec, publisher)
         keys = descriptor.keys
         publisher.write_journal(descriptor)
+        # Noted before it is made: a call may make an object and fail all the same.
+        made.append(Keys(queue=keys.queue, segment=None))
         try:
             objects.create_queue(keys.queue, messages=depth, message_size=size)
-            made.append(Keys(queue=keys.queue, segment=None))
             if keys.segment is not None and spec.segment_creator is SegmentCreator.HELPER:
-                memory = objects.create_segment(keys.segment, limits.size_of_segment(spec))
                 made.append(keys)
+                memory = objects.create_segment(keys.segment, limits.size_of_segment(spec))
                 try:
                     _fill(spec, descriptor, memory.view)
                 finally:
                     memory.close()
         except KeyTaken:
-            for taken in made:
-                objects.remove(taken)
+            made.pop()  # that one is another's
+            for own in made:
+                objects.remove(own)
             made.clear()
             if spec.wire is Wire.LIBSIPC:
                 raise ChannelExists(
@@ -177,7 +187,7 @@ def _libsipc_keys(spec: ChannelSpec, *, segment: bool) -> Keys:
     try:
         key = str(sysv_ipc.ftok(spec.key_path, ord("a"), True))
     except OSError as error:
-        raise SpecError(f"channel {spec.name!r}: key_path = {spec.key_path!r}: {error.strerror}") from error
+        raise SpecError(f"{spec.label}: key_path = {spec.key_path!r}: {error.strerror}") from error
     return Keys(queue=key, segment=key if segment else None)
 
 
@@ -214,9 +224,10 @@ def destroy(name: str, registry: Path) -> None:
     Also cleans up what a killed helper left under that name.  Raises `ChannelNotFound` when there is neither.
     """
     check_name(name)
-    if not registry.is_dir():
-        raise ChannelNotFound(f"no registry at {registry}: nothing to destroy")
-    with Publisher(registry) as publisher:
+    with _translated(registry):
+        if not registry.is_dir():
+            raise ChannelNotFound(f"no registry at {registry}: nothing to destroy")
+    with _translated(registry), Publisher(registry) as publisher:
         cleaned = _clean_journal(publisher, name)
         try:
             _destroy(publisher, name)
@@ -227,9 +238,10 @@ def destroy(name: str, registry: Path) -> None:
 
 def _destroy(publisher: Publisher, name: str) -> None:
     descriptor = publisher.registry.read(name)
-    publisher.withdraw(name)
+    publisher.unpublish(name)  # killed from here on, the next run finds the keys in the journal
     backend(descriptor.spec.backend).remove(descriptor.keys)
     publisher.remove_private(name)
+    publisher.forget(name)
 
 
 def _clean_journal(publisher: Publisher, name: str) -> bool:
@@ -238,14 +250,16 @@ def _clean_journal(publisher: Publisher, name: str) -> bool:
         descriptor = publisher.registry.read(name, journal=True)
     except ChannelNotFound:
         return False
-    except RegistryError:  # cut off while it was written: then no object exists yet
-        publisher.withdraw(name, journal=True)
+    except RegistryError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # it can not be read now, and may well name objects
+        publisher.forget(name)  # cut off while it was written: then no object exists yet
         return True
     if descriptor.spec.wire is not Wire.LIBSIPC:  # that wire's keys are not random: the objects may be another's
         backend(descriptor.spec.backend).remove(descriptor.keys)
     if name not in publisher.registry.names():
         publisher.remove_private(name)
-    publisher.withdraw(name, journal=True)
+    publisher.forget(name)
     return True
 
 
@@ -294,11 +308,13 @@ def main(argv: list[str] | None = None) -> int:
             descriptor = create(specs[name], registry, replacing=arguments.replace)
             made.append(name)
             _say({"created": name, "epoch": descriptor.epoch, "registry": str(registry), "pid": os.getpid()})
-    except SipcError as error:
+    except BaseException as error:
         for name in made:
             # All or nothing: a file's earlier channels go too.
             with suppress(SipcError):
                 destroy(name, registry or SYSTEM)
+        if not isinstance(error, SipcError):
+            raise
         print(f"sipc-helper: {error}", file=sys.stderr)
         return next((code for kind, code in _EXITS if isinstance(error, kind)), 4)
     return 0
@@ -309,7 +325,14 @@ def _default_enforcement(registry: Path) -> Enforcement:
 
 
 def _say(line: dict[str, object]) -> None:
-    print(json.dumps(line), flush=True)
+    try:
+        print(json.dumps(line), flush=True)
+    except OSError as error:
+        with suppress(OSError):  # what is left in the buffer would fail again when the program ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise KernelError(
+            error.errno or 0, error.strerror or str(error), syscall="write", obj="standard output"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -63,10 +63,14 @@ class Publisher:
 
     def close(self) -> None:
         """Release the helper lock and the directory."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-        self.registry.close()
+        # The kernel lets both go whatever close(2) says, and all that matters has been synced: a complaint here
+        # must not turn a published channel into a failure.
+        with suppress(OSError):
+            if self._lock >= 0:
+                fd, self._lock = self._lock, -1
+                os.close(fd)
+        with suppress(OSError):
+            self.registry.close()
 
     def _open(self, entry: str, flags: int, mode: int = 0o600) -> int:
         try:
@@ -93,6 +97,12 @@ class Publisher:
         fd = self.registry.fd
         os.rename(f".{name}.json.new", f"{name}.json", src_dir_fd=fd, dst_dir_fd=fd)
         os.fsync(fd)
+
+    def unpublish(self, name: str) -> None:
+        """Make the descriptor, if it is there, a journal again: the channel exists no more, its keys stay known."""
+        fd = self.registry.fd
+        with suppress(FileNotFoundError):
+            os.rename(f"{name}.json", f".{name}.json.new", src_dir_fd=fd, dst_dir_fd=fd)
 
     def make_private(self, spec: ChannelSpec) -> None:
         """Make both roles' private directories, each reachable by its role alone.
@@ -135,7 +145,7 @@ class Publisher:
         with suppress(FileNotFoundError):
             os.rmdir(f".private/{name}", dir_fd=base)
 
-    def withdraw(self, name: str, *, journal: bool = False) -> None:
-        """Remove a descriptor (or journal), if it is there."""
+    def forget(self, name: str) -> None:
+        """Remove the journal, if it is there: the last step of every removal."""
         with suppress(FileNotFoundError):
-            os.unlink(f".{name}.json.new" if journal else f"{name}.json", dir_fd=self.registry.fd)
+            os.unlink(f".{name}.json.new", dir_fd=self.registry.fd)

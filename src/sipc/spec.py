@@ -139,6 +139,7 @@ class ChannelSpec:
     """One channel as its definition describes it; validated when made."""
 
     name: str
+    source: str | None = field(default=None, compare=False)  # where it is defined, for messages: "FILE: [channel.NAME]"
     wire: Wire = Wire.SIPC2
     transport: Transport = Transport.SEGMENT
     backend: Backend = Backend.SYSV
@@ -161,6 +162,11 @@ class ChannelSpec:
             raise SpecError("key_path belongs to wire = 'libsipc'; sipc2 keys are random: remove it")
         if self.segment_creator is SegmentCreator.SENDER and self.transport is Transport.QUEUE:
             raise SpecError("transport = 'queue' has no segment: remove segment_creator")
+
+    @property
+    def label(self) -> str:
+        """The channel as a message names it."""
+        return self.source or f"channel {self.name!r}"
 
     def _check_libsipc(self) -> None:
         if self.key_path is None:

@@ -95,6 +95,6 @@ def check(spec: ChannelSpec) -> None:
         limit = read(name)
         if limit is not None and needed > limit:
             raise SpecError(
-                f"channel {spec.name!r}: {key} needs {name} = {needed}, and this kernel's limit is {limit} "
+                f"{spec.label}: {key} needs {name} = {needed}, and this kernel's limit is {limit} "
                 f"({LIMITS[name].bounds}): lower {key}, or run 'sysctl -w {name}={needed}' as root"
             )

@@ -44,7 +44,7 @@ def _translated(syscall: str, obj: str) -> Iterator[None]:
         ) from error
     except posix_ipc.ExistentialError as error:
         raise ChannelNotFound(f"{syscall}: no {obj}; it was removed, or is in another ipc namespace") from error
-    except (OSError, ValueError) as error:
+    except (posix_ipc.Error, OSError, ValueError) as error:
         number = getattr(error, "errno", None) or 22
         raise KernelError(number, f"{error}; 'sipc doctor' checks the limits", syscall=syscall, obj=obj) from error
 
