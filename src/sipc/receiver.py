@@ -62,7 +62,6 @@ class Receiver(Endpoint):
         self._records: list[bytes] = []  # records of the block in hand
         self._next_record = 0
         self._taken = False  # the caller has what the machine holds
-        self._ended = False
         spec, epoch = parts.spec, parts.descriptor.epoch
         if cursor is not None:
             self._cursor = Cursor(cursor, epoch)
@@ -136,36 +135,47 @@ class Receiver(Endpoint):
             if not self._taken:
                 return  # a call before this one was interrupted after consuming it
             self._finish_block()
-        if self._ended:
+        if machine.ended:
             raise self._end()
         self._taken = False  # again: an exception may have come between finishing a block and noting it
-        event = 0
         if self._recover:
             self._recover = False
             event = machine.recover()
-        while not event:
-            got = self._queue.receive(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if got is None:
-                raise Timeout(
-                    f"channel {self.name!r}: no message in time; if the sender is sending, its messages may be of a "
-                    "type or mode that this process may not read"
-                )
-            if self._waits_for_segment:
-                self._parts.attach_late()
-                self._attach()
-            if self._waits_for_segment and got[0][1:2] != b"\x02":
-                machine.fail(RemoteProtocolError("segment", "absent", "made and filled before the first block"))
-            event = machine.feed(*got)
-            if event != _BLOCK:
-                self._queue.done()
+            if event == _END:
+                raise self._end()
+            if event:
+                return
+        receive = self._queue.receive
+        while not self._consume(receive(None if deadline is None else max(0.0, deadline - time.monotonic()))):
+            pass
+
+    def _consume(self, got: tuple[bytes, int | None] | None) -> bool:
+        """Judge the message received; whether it gave a block.  Raises at the end of the stream."""
+        if got is None:
+            raise Timeout(
+                f"channel {self.name!r}: no message in time; if the sender is sending, its messages may be of a "
+                "type or mode that this process may not read"
+            )
+        if self._waits_for_segment:
+            self._look_for_segment(got[0])
+        event = self._machine.feed(*got)
+        if event == _BLOCK:
+            return True
+        self._queue.done()
         if event == _END:
-            self._ended = True
-            if self._cursor is not None:
-                self._cursor.seq = machine.seq
-                self._cursor.drop_kept()
             raise self._end()
+        return False
+
+    def _look_for_segment(self, message: bytes) -> None:
+        self._parts.attach_late()
+        self._attach()
+        if self._waits_for_segment and message[1:2] != b"\x02":
+            self._machine.fail(RemoteProtocolError("segment", "absent", "made and filled before the first block"))
 
     def _end(self) -> SipcError:
+        if self._cursor is not None:
+            self._cursor.seq = self._machine.seq
+            self._cursor.drop_kept()
         if self._machine.cut:
             return Broken(
                 f"channel {self.name!r}: the sender cut its stream before the end; open the channel again for its next"
@@ -304,9 +314,14 @@ class Receiver(Endpoint):
 
         Nothing is lost when it does not fit: `SpecError` is raised and `receive()` returns the message.
         """
-        with self._exclusive():
+        if self._barred is not None:
+            raise self._refuse()
+        try:
+            self._barred = _IN_USE
             deadline = None if timeout is None else time.monotonic() + timeout
             target = memoryview(buffer).cast("B")
+            machine, queue, size = self._machine, self._queue, target.nbytes
+            plain = deadline is None and self._cursor is None and self.spec.geometry.slot_size <= COPY_PIECE
             done = 0
             try:
                 for part in self._parts_of_message:
@@ -315,9 +330,31 @@ class Receiver(Endpoint):
                     if self._records:
                         return self._record_into(target)
                     self._next_block(deadline)
-                    flags = self._machine.flags
+                    slots = self._segment.slots if plain and self._segment is not None else None
+                    flags = machine.flags
                     if flags & _RECORDS:
                         self._take_records(self._copy())
+                        continue
+                    while slots is not None and not flags & _RECORDS and not machine.crc:
+                        # The usual block of a large message and the wait for the next, in few calls.
+                        if not flags & _CONTINUED:
+                            done = 0
+                        end = done + machine.length
+                        if end > size:
+                            break
+                        target[done:end] = slots[machine.slot][: machine.length]
+                        done = end
+                        self._parts_of_message = []
+                        self._taken = True
+                        if not flags & _MORE:
+                            return done
+                        machine.finish()
+                        queue.done()
+                        self._taken = False
+                        if not self._consume(queue.receive(None)):
+                            break
+                        flags = machine.flags
+                    if not machine.holding or flags & _RECORDS:
                         continue
                     if not flags & _CONTINUED:
                         done = 0
@@ -335,6 +372,12 @@ class Receiver(Endpoint):
             except BaseException:
                 self._save_parts(target, done)
                 raise
+        except SipcError as error:
+            self._note(error)
+            raise
+        finally:
+            if self._barred is _IN_USE:
+                self._barred = None
 
     def _pass_part(self, part: memoryview) -> None:
         """Like `_keep_part`, for a part that lies in the caller's buffer already."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import time
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate, chain
 from types import TracebackType
 from typing import cast
@@ -83,6 +84,8 @@ class Sender(Endpoint):
         self._noop = self._machine.noop + self._padding
         self._interrupted = False
         self._first_flags = 0 if self._machine.resumption.in_order else _RESTART
+        self._note_accepted = partial(self._state.__setitem__, 4)
+        self._plain = self._is_plain()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,13 +129,10 @@ class Sender(Endpoint):
             self._barred = _IN_USE
             view = data if type(data) is bytes else memoryview(data).cast("B")
             size = len(view)
-            if size <= self._one_block:
-                if timeout is None:
-                    self._prepare(None)
-                    self._store(view, size, 0)
-                    self._announce(None)
-                else:
-                    self._put(view, size, 0, time.monotonic() + timeout)
+            if timeout is None and self._plain:
+                self._run(((view, 0),) if size <= self._one_block else self._pieces(memoryview(view)))
+            elif size <= self._one_block:
+                self._put(view, size, 0, None if timeout is None else time.monotonic() + timeout)
             else:
                 self._send_large(memoryview(view), timeout)
         except SipcError as error:
@@ -141,6 +141,14 @@ class Sender(Endpoint):
         finally:
             if self._barred is _IN_USE:
                 self._barred = None
+
+    def _run(self, blocks: Iterable[tuple[Buffer, int]]) -> None:
+        """The usual case, blocks that wait as long as it takes, in one loop: see `SenderMachine.run`."""
+        if self._interrupted or self._machine.pending is not None:
+            self._prepare(None)
+        self._interrupted = True
+        self._machine.run(blocks, self._queue.send, self._note_accepted)
+        self._interrupted = False
 
     def _put(self, view: Buffer, size: int, flags: int, deadline: float | None) -> None:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -202,7 +210,15 @@ class Sender(Endpoint):
         else:
             self._state[1], self._state[2] = machine.last + 1, int(bool(flags & _CLOSE))
             machine.commit(size, flags, 0, view)
-        self._first_flags = 0
+        if self._first_flags:
+            self._first_flags = 0
+            self._plain = self._is_plain()
+
+    def _is_plain(self) -> bool:
+        """Whether blocks can go in `_run`: small enough to copy at once, without checksum or RESTART."""
+        spec = self._parts.spec
+        plain = self._segment is not None and not spec.checksum and not self._first_flags
+        return plain and self._slot_size <= COPY_PIECE
 
     def _announce(self, timeout: float | None) -> bool:
         """Transmit the pending message; False when the queue took it not in time (it stays pending)."""

@@ -20,8 +20,9 @@ __all__ = ("SPINS", "KernelObjects", "KeyTaken", "Keys", "Memory", "Queue", "att
 
 # A peer that is running answers within microseconds, and being put to sleep and woken costs more than that (a
 # factor of four in throughput at small blocks, measured): so a wait begins with this many bare attempts of about
-# half a microsecond each.  On a single core the peer can not run meanwhile, so there it does not.
-SPINS = 64 if len(os.sched_getaffinity(0)) > 1 else 1
+# a microsecond each.  More gain nothing, and where blocks come from memory rather than a cache, 16 and more cost
+# up to a third (measured, `bench/`).  On a single core the peer can not run meanwhile, so there it does not.
+SPINS = 4 if len(os.sched_getaffinity(0)) > 1 else 1
 # A timed wait on System V has to poll: msgsnd(2) and msgrcv(2) know no timeout.  It backs off to 2 ms, which
 # costs under 1 % of a core.
 _FIRST_PAUSE = 50e-6

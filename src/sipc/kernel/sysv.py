@@ -14,6 +14,7 @@ import os
 import secrets
 import weakref
 from contextlib import contextmanager
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import sysv_ipc
@@ -30,7 +31,6 @@ __all__ = ("SysvObjects",)
 _QUEUE_MODE = {Role.SENDER: 0o200, Role.RECEIVER: 0o400}
 _SEGMENT_MODE = {Role.SENDER: 0o600, Role.RECEIVER: 0o400}
 _SPIN = range(SPINS)
-_NO_WAIT = (False,)
 _GONE = (errno.EIDRM, errno.EINVAL)
 _IPC_CREAT, _IPC_EXCL, _IPC_RMID, _IPC_SET = 0o1000, 0o2000, 0, 1
 
@@ -77,8 +77,11 @@ class _SysvQueue(Queue):
     def __init__(self, queue: Any, obj: str) -> None:
         self._obj = obj
         self._send = queue.send
-        self._receive = queue.receive
-        self._inbox: list[tuple[bytes, int]] = []
+        # `for self._got in ...: break` keeps system call and store in C: between them a signal handler that raises
+        # can not come, as it could behind an ordinary call, and lose the message.
+        self._tries = map(queue.receive, repeat(False))
+        self._waits = map(queue.receive, repeat(True))
+        self._got: tuple[bytes, int] | None = None
 
     def send(self, message: bytes, kind: int, timeout: float | None) -> bool:
         send = self._send
@@ -117,37 +120,34 @@ class _SysvQueue(Queue):
         return True
 
     def receive(self, timeout: float | None) -> tuple[bytes, int | None] | None:
-        inbox = self._inbox
-        if inbox:
-            return inbox[0]
-        receive = self._receive
+        if self._got is not None:
+            return self._got
+        tries = self._tries
         for _ in _SPIN:
             try:
-                # extend(map()) keeps system call and store in C: a signal handler that raises can not come between.
-                inbox.extend(map(receive, _NO_WAIT))
+                for self._got in tries:
+                    return self._got
             except sysv_ipc.BusyError:
                 if timeout == 0:
                     return None
             except (sysv_ipc.Error, OSError) as error:
                 self._explain(error, "msgrcv")
-            else:
-                return inbox[0]
         if timeout is None:
-            while not self._try_receive(block=True):
+            while not self._try_receive(self._waits):
                 pass
-        elif not attempt(lambda: self._try_receive(block=False), timeout):
+        elif not attempt(lambda: self._try_receive(tries), timeout):
             return None
-        return inbox[0]
+        return self._got
 
-    def _try_receive(self, *, block: bool) -> bool:
+    def _try_receive(self, calls: Iterator[tuple[bytes, int]]) -> bool:
         try:
-            self._inbox.extend(map(self._receive, (block,)))
+            for self._got in calls:
+                return True
         except sysv_ipc.BusyError:
             return False
         except (sysv_ipc.Error, OSError) as error:
             self._explain(error, "msgrcv")
-            return False
-        return True
+        return False
 
     def _explain(self, error: Exception, syscall: str) -> None:
         """Return to retry after a signal (its handler has run by now); raise for everything else."""
@@ -162,10 +162,10 @@ class _SysvQueue(Queue):
             raise error
 
     def done(self) -> None:
-        self._inbox.clear()
+        self._got = None
 
     def close(self) -> None:
-        self._inbox.clear()
+        self._got = None
 
 
 class SysvObjects(KernelObjects):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from sipc.errors import LocalProtocolError, RemoteProtocolError
 
-__all__ = ("CONTROL_SIZE", "ControlMessage", "Flag", "Kind", "decode", "encode")
+__all__ = ("CONTROL_SIZE", "LAYOUT", "VERSION", "ControlMessage", "Flag", "Kind", "decode", "encode")
 
 VERSION = 2
-_CONTROL = struct.Struct("<BBHIQQQ")
-CONTROL_SIZE = _CONTROL.size
+LAYOUT = struct.Struct("<BBHIQQQ")
+CONTROL_SIZE = LAYOUT.size
 U64 = (1 << 64) - 1
 
 
@@ -56,7 +56,7 @@ _DATA_READY, _NOOP, _KIND_CLOSE = int(Kind.DATA_READY), int(Kind.NOOP), int(Kind
 
 def encode(kind: int, slot: int, flags: int, epoch: int, seq: int, length: int) -> bytes:
     """Pack one control message; the caller has valid fields (the machines make no others)."""
-    return _CONTROL.pack(VERSION, kind, slot, flags, epoch, seq, length)
+    return LAYOUT.pack(VERSION, kind, slot, flags, epoch, seq, length)
 
 
 def decode(data: bytes | memoryview, epoch: int) -> tuple[int, int, int, int, int]:
@@ -66,7 +66,7 @@ def decode(data: bytes | memoryview, epoch: int) -> tuple[int, int, int, int, in
     """
     if len(data) != CONTROL_SIZE:
         raise RemoteProtocolError("message size", len(data), f"{CONTROL_SIZE} bytes")
-    version, kind, slot, flags, its_epoch, seq, length = _CONTROL.unpack(data)
+    version, kind, slot, flags, its_epoch, seq, length = LAYOUT.unpack(data)
     if version != VERSION:
         raise RemoteProtocolError("version", version, f"{VERSION}")
     if its_epoch != epoch:

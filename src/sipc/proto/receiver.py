@@ -10,13 +10,12 @@ A violation raises `RemoteProtocolError`, is terminal, and nothing of that block
 from __future__ import annotations
 
 import enum
-import struct
 from typing import Never
 
 from sipc.errors import Broken, LocalProtocolError, RemoteProtocolError
 from sipc.proto import control, rule
 from sipc.proto.control import CONTROL_SIZE, Flag
-from sipc.proto.segment import Segment
+from sipc.proto.segment import ENTRY_WORDS, HEADER_WORDS, Segment
 from sipc.spec import Geometry
 
 __all__ = ("RECEIVER_TABLE", "ReceiverEvent", "ReceiverMachine", "ReceiverState")
@@ -60,9 +59,10 @@ _WAITING, _HOLDING, _ENDED, _FAILED = (int(state) for state in ReceiverState)
 _MORE, _RECORDS, _RESTART = int(Flag.MORE), int(Flag.RECORDS), int(Flag.RESTART)
 _CLOSE, _CONTINUED = int(Flag.CLOSE), int(Flag.CONTINUED)
 _VERSION = control.VERSION
+_U32 = (1 << 32) - 1
 # What a stream consists of: whole messages, packed records, and the blocks of a large message.
 _USUAL_FLAGS = (0, _MORE | _CONTINUED, _MORE, _CONTINUED, _RECORDS)
-_unpack = struct.Struct("<BBHIQQQ").unpack_from
+_unpack = control.LAYOUT.unpack
 
 
 class ReceiverMachine:
@@ -117,6 +117,11 @@ class ReceiverMachine:
         return self._state == _HOLDING
 
     @property
+    def ended(self) -> bool:
+        """Whether the stream was closed."""
+        return self._state == _ENDED
+
+    @property
     def record_bytes(self) -> int | None:
         """Bytes of an unfinished record finished so far, None outside a record."""
         return self._record_bytes
@@ -144,19 +149,8 @@ class ReceiverMachine:
 
         `mtype` is the System V message type, None where the backend has none.
         """
-        if self._state != _WAITING:
-            if self.failure is not None:
-                raise self.failure
-            raise LocalProtocolError("a message may be consumed only when the block before it is finished")
-        try:
-            return self._judge(message, mtype)
-        except RemoteProtocolError as error:
-            self.fail(error)
-
-    def _judge(self, message: bytes, mtype: int | None) -> int:
-        segment = self._segment
-        cursor = self.cursor
-        if segment is not None and len(message) == CONTROL_SIZE and cursor is not None:
+        segment, cursor = self._segment, self.cursor
+        if self._state == _WAITING and segment is not None and cursor is not None and len(message) == CONTROL_SIZE:
             # The expected case, checked at once; whatever differs is named by the slow path below.
             version, kind, slot, flags, epoch, seq, length = _unpack(message)
             so_far = self._record_bytes
@@ -172,13 +166,27 @@ class ReceiverMachine:
                 and (so_far is not None or not flags & _CONTINUED)
                 and (total := so_far + length if flags & _CONTINUED and so_far else length) <= self._max_message
                 and not self._skipping
-                and (crc := segment.announced(slot, seq, length, flags)) >= 0
+                and (words := segment.words)[entry := HEADER_WORDS + ENTRY_WORDS * slot] == seq
+                and words[entry + 1] == length
+                and (crc_flags := words[entry + 2]) >> 32 == flags
+                and not words[entry + 3]
             ):
-                self.seq, self.slot, self.length, self.flags, self.crc = seq, slot, length, flags, crc
+                self.seq, self.slot, self.length, self.flags, self.crc = seq, slot, length, flags, crc_flags & _U32
                 self._record_bytes = total if flags & _CONTINUED else None
                 self.blocks += 1
                 self._state = _HOLDING
                 return _BLOCK
+        if self._state != _WAITING:
+            if self.failure is not None:
+                raise self.failure
+            raise LocalProtocolError("a message may be consumed only when the block before it is finished")
+        try:
+            return self._judge(message, mtype)
+        except RemoteProtocolError as error:
+            self.fail(error)
+
+    def _judge(self, message: bytes, mtype: int | None) -> int:
+        segment = self._segment
         head = message[:CONTROL_SIZE] if segment is None else message
         kind, slot, flags, seq, length = control.decode(head, self._epoch)
         if mtype is not None and mtype != kind:
@@ -279,9 +287,12 @@ class ReceiverMachine:
 
     def finish(self) -> None:
         """The caller is done with the block: advance the cursor, allow the next message."""
-        if self.failure is not None:
-            raise self.failure
-        self._advance(_FINISH)
+        if self._state == _HOLDING:
+            self._state = _WAITING
+        else:
+            if self.failure is not None:
+                raise self.failure
+            self._advance(_FINISH)
         self.cursor = self.seq
         if self.flags & _MORE:
             self._record_bytes = self._record_bytes if self.flags & _CONTINUED else self.length

@@ -6,15 +6,16 @@ Theory.  The receiver consumes message m+1 only after finishing with message m. 
 consumed, and the block announced by message i is finished if `sent >= i + depth + 1`.  The seed protocol
 (one slot, depth one: DATA_READY, NOOP, NOOP) is the smallest case.  Source: DESIGN sections 3 and 5.
 
-The machines in `sender.py` and `receiver.py` decide by these functions alone, and the exhaustive search in
-`tests/unit/proto/test_search.py` drives these very functions, so what is searched is what runs.
+The machines in `sender.py` and `receiver.py` decide by these functions, or on their shortest paths by the same
+comparison written out, and the exhaustive search in `tests/unit/proto/test_search.py` drives these very functions;
+the machines' own tests hold them to the rule, so what is searched is what runs.
 """
 
 from __future__ import annotations
 
 import enum
 
-__all__ = ("Arrival", "arrival", "finished", "resume", "slot_of")
+__all__ = ("Arrival", "arrival", "finished", "finished_after", "resume", "slot_of")
 
 
 def slot_of(seq: int, slots: int) -> int:
@@ -22,9 +23,14 @@ def slot_of(seq: int, slots: int) -> int:
     return (seq - 1) % slots
 
 
+def finished_after(depth: int) -> int:
+    """How many messages must have been accepted after the one that announced a block until it is finished."""
+    return depth + 1
+
+
 def finished(sent: int, announced: int, depth: int) -> bool:
     """Whether the receiver is done with the block that message number `announced` announced."""
-    return sent >= announced + depth + 1
+    return sent >= announced + finished_after(depth)
 
 
 class Arrival(enum.Enum):

@@ -21,15 +21,15 @@ from sipc.spec import PAGE, Geometry
 __all__ = ("MAGIC", "Segment", "header_size", "segment_size", "slot_offset")
 
 MAGIC = b"SIPCSEG2"
-_HEADER_WORDS = 6
-_ENTRY_WORDS = 4
+HEADER_WORDS = 6
+ENTRY_WORDS = 4
 _WORD = 8
-_SENT, _PUBLISHED = 4, 5
+SENT, PUBLISHED = 4, 5
 
 
 def header_size(slots: int) -> int:
     """Bytes of header and entries, before padding."""
-    return (_HEADER_WORDS + _ENTRY_WORDS * slots) * _WORD
+    return (HEADER_WORDS + ENTRY_WORDS * slots) * _WORD
 
 
 def _padded(size: int) -> int:
@@ -47,13 +47,13 @@ def segment_size(geometry: Geometry) -> int:
 
 
 class Segment:
-    """A view of one segment: header words, entries, and one memoryview per slot.
+    """A view of one segment: header and entries as `words`, and one memoryview per slot.
 
     `view` is a flat byte memoryview of at least `segment_size(geometry)` bytes, writable for a sender or
     helper, read-only for a receiver.
     """
 
-    __slots__ = ("_view", "_words", "slots")
+    __slots__ = ("_view", "slots", "words")
 
     def __init__(self, view: memoryview, geometry: Geometry) -> None:
         if sys.byteorder != "little":
@@ -62,7 +62,7 @@ class Segment:
         if view.nbytes < size:
             raise RemoteProtocolError("segment size", view.nbytes, f"at least {size} bytes for this geometry")
         self._view = view[:size]
-        self._words = view[: header_size(geometry.slots)].cast("Q")
+        self.words = view[: header_size(geometry.slots)].cast("Q")
         self.slots = [
             view[start : start + geometry.slot_size]
             for start in (slot_offset(geometry, slot) for slot in range(geometry.slots))
@@ -74,14 +74,14 @@ class Segment:
         for start in range(0, len(self._view), len(zeros)):
             end = min(start + len(zeros), len(self._view))
             self._view[start:end] = zeros[: end - start]
-        self._words[1] = header_size(geometry.slots) | geometry.slots << 32
-        self._words[2] = geometry.slot_size
-        self._words[3] = epoch
-        self._words[0] = int.from_bytes(MAGIC, "little")
+        self.words[1] = header_size(geometry.slots) | geometry.slots << 32
+        self.words[2] = geometry.slot_size
+        self.words[3] = epoch
+        self.words[0] = int.from_bytes(MAGIC, "little")
 
     def check(self, geometry: Geometry, epoch: int) -> None:
         """Compare the header with what the descriptor promises; raises `RemoteProtocolError`."""
-        words = self._words
+        words = self.words
         expected = (
             ("magic", 0, int.from_bytes(MAGIC, "little")),
             ("header_size and slots", 1, header_size(geometry.slots) | geometry.slots << 32),
@@ -95,59 +95,50 @@ class Segment:
     @property
     def blank(self) -> bool:
         """Whether nobody has formatted this segment yet: its magic is still zero."""
-        return self._words[0] == 0
+        return self.words[0] == 0
 
     @property
     def sent(self) -> int:
         """How many messages the sender has had accepted, as it last recorded."""
-        return self._words[_SENT]
+        return self.words[SENT]
 
     @sent.setter
     def sent(self, value: int) -> None:
-        self._words[_SENT] = value
+        self.words[SENT] = value
 
     @property
     def published(self) -> int:
         """Newest block the sender has published."""
-        return self._words[_PUBLISHED]
+        return self.words[PUBLISHED]
 
     @published.setter
     def published(self, value: int) -> None:
-        self._words[_PUBLISHED] = value
+        self.words[PUBLISHED] = value
 
     def seqs(self) -> list[int]:
         """The seq in every slot's entry; 0 is a cleared one."""
-        return [self._words[_HEADER_WORDS + _ENTRY_WORDS * slot] for slot in range(len(self.slots))]
+        return [self.words[HEADER_WORDS + ENTRY_WORDS * slot] for slot in range(len(self.slots))]
 
     def seq(self, slot: int) -> int:
         """The seq in one slot's entry."""
-        return self._words[_HEADER_WORDS + _ENTRY_WORDS * slot]
+        return self.words[HEADER_WORDS + ENTRY_WORDS * slot]
 
     def entry(self, slot: int) -> tuple[int, int, int, int]:
         """One slot's (seq, length, crc32, flags); a non-zero reserved word is a violation."""
-        base = _HEADER_WORDS + _ENTRY_WORDS * slot
-        seq, length, crc_flags, reserved = self._words[base : base + _ENTRY_WORDS]
+        base = HEADER_WORDS + ENTRY_WORDS * slot
+        seq, length, crc_flags, reserved = self.words[base : base + ENTRY_WORDS]
         if reserved:
             raise RemoteProtocolError("entry reserved word", reserved, "0")
         return seq, length, crc_flags & 0xFFFFFFFF, crc_flags >> 32
 
-    def announced(self, slot: int, seq: int, length: int, flags: int) -> int:
-        """The entry's crc32 if the entry is what was announced, else -1; cheaper than `entry`."""
-        words = self._words
-        base = _HEADER_WORDS + _ENTRY_WORDS * slot
-        crc_flags = words[base + 2]
-        if words[base] == seq and words[base + 1] == length and crc_flags >> 32 == flags and not words[base + 3]:
-            return crc_flags & 0xFFFFFFFF
-        return -1
-
     def clear(self, slot: int) -> None:
         """Mark the slot empty, before its data is overwritten."""
-        self._words[_HEADER_WORDS + _ENTRY_WORDS * slot] = 0
+        self.words[HEADER_WORDS + ENTRY_WORDS * slot] = 0
 
     def commit(self, slot: int, seq: int, length: int, crc: int, flags: int) -> None:
         """Write the slot's entry, seq last: that store is the block's commit."""
-        words = self._words
-        base = _HEADER_WORDS + _ENTRY_WORDS * slot
+        words = self.words
+        base = HEADER_WORDS + ENTRY_WORDS * slot
         words[base + 1] = length
         words[base + 2] = crc | flags << 32
         words[base] = seq
@@ -157,5 +148,5 @@ class Segment:
 
         A slice that somebody took of one stays readable; the kernel layer keeps the mapping until it dies.
         """
-        for view in (*self.slots, self._words, self._view):
+        for view in (*self.slots, self.words, self._view):
             view.release()

@@ -183,8 +183,8 @@ class Recorder(list[int]):
 def test_the_seq_is_the_last_word_of_a_commit() -> None:
     """Its store is the commit: whoever sees the seq sees the entry (DESIGN 5)."""
     _, segment = formatted()
-    words = Recorder(segment._words.tolist())
-    segment._words = cast("memoryview[int]", words)
+    words = Recorder(segment.words.tolist())
+    segment.words = cast("memoryview[int]", words)
     segment.commit(1, 7, 100, 0xABCD, 2)
     assert words.stored[-1] == 6 + 4
     assert sorted(words.stored) == [10, 11, 12]
@@ -194,8 +194,8 @@ def test_the_seq_is_the_last_word_of_a_commit() -> None:
 def test_clearing_an_entry_is_one_store() -> None:
     """A cleared entry is one whose seq is 0, whatever the rest says."""
     _, segment = formatted()
-    words = Recorder(segment._words.tolist())
-    segment._words = cast("memoryview[int]", words)
+    words = Recorder(segment.words.tolist())
+    segment.words = cast("memoryview[int]", words)
     segment.clear(2)
     assert words.stored == [6 + 2 * 4]
 
@@ -203,8 +203,8 @@ def test_clearing_an_entry_is_one_store() -> None:
 def test_the_magic_is_written_last() -> None:
     """A helper that died half way leaves a segment that nobody accepts."""
     _, segment = formatted()
-    words = Recorder(segment._words.tolist())
-    segment._words = cast("memoryview[int]", words)
+    words = Recorder(segment.words.tolist())
+    segment.words = cast("memoryview[int]", words)
     segment.format(GEOMETRY, EPOCH)
     assert words.stored[-1] == 0
     assert words.stored.count(0) == 1
@@ -213,7 +213,7 @@ def test_the_magic_is_written_last() -> None:
 def test_numbers_are_stored_as_whole_words() -> None:
     """An aligned 8-byte item is copied by one move; a number stored bytewise could be left half written."""
     _, segment = formatted()
-    assert (segment._words.format, segment._words.itemsize, segment._words.contiguous) == ("Q", 8, True)
+    assert (segment.words.format, segment.words.itemsize, segment.words.contiguous) == ("Q", 8, True)
 
 
 # -- a hostile segment
