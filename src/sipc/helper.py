@@ -315,7 +315,8 @@ def main(argv: list[str] | None = None) -> int:
                 destroy(name, registry or SYSTEM)
         if not isinstance(error, SipcError):
             raise
-        print(f"sipc-helper: {error}", file=sys.stderr)
+        with suppress(OSError):  # nobody to tell; the exit code still says it
+            print(f"sipc-helper: {error}", file=sys.stderr)
         return next((code for kind, code in _EXITS if isinstance(error, kind)), 4)
     return 0
 
