@@ -27,6 +27,8 @@ need python3 command -v "$python"
 }
 need python3-venv "$python" -c 'import venv, ensurepip'
 case $extras in *dev* | *bench*) need gcc command -v cc && need libc6-dev sh -c 'echo "#include <sys/msg.h>" | cc -E -' ;; esac
+# The policy compiler and what reads a policy back: the SELinux tests compile and prove policies on any host.
+case $extras in *dev*) need secilc command -v secilc ;; esac
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]"

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's policy to compile against, made once per machine, and definitions' texts."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="session")
+def base_policies() -> Path:
+    """Folders `full` and `small` of CIL; that it can not be made is a failure."""
+    done = subprocess.run([ROOT / "scripts/base_policy.sh"], capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def small(base_policies: Path) -> list[Path]:
+    """Debian's base module and the few that a minimal guest runs."""
+    return [base_policies / "small"]
+
+
+@pytest.fixture(scope="session")
+def full(base_policies: Path) -> list[Path]:
+    """All of Debian's modules."""
+    return [base_policies / "full"]
