@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -166,6 +168,20 @@ class Endpoint:
         if self._barred == _IN_USE:
             return Busy("this end is in a call already, from another thread or around a signal handler: one at a time")
         return Closed(f"this end of channel {self.name!r} is closed ({self._barred}): open the channel again")
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._barred is not None:
+            raise self._refuse()
+        try:
+            self._barred = _IN_USE
+            yield
+        except SipcError as error:
+            self._note(error)
+            raise
+        finally:
+            if self._barred is _IN_USE:
+                self._barred = None
 
     def _let_go(self, why: str) -> None:
         self._barred = why

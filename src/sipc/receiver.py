@@ -18,14 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from sipc.cursor import Cursor
-from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces
-from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, SpecError, Timeout
+from sipc.blocks import BlockReceiver
+from sipc.endpoint import _IN_USE, COPY_PIECE, Parts, copy_in_pieces
+from sipc.errors import EndOfStream, RemoteProtocolError, SipcError, SpecError
 from sipc.proto import records as packing
-from sipc.proto.control import CONTROL_SIZE, Flag
-from sipc.proto.receiver import ReceiverEvent, ReceiverMachine
-from sipc.proto.segment import Segment
-from sipc.spec import Transport
+from sipc.proto.control import Flag
+from sipc.proto.receiver import ReceiverEvent
 
 __all__ = ("Block", "Receiver")
 
@@ -46,7 +44,7 @@ class Block:
         self.records = bool(flags & _RECORDS)
 
 
-class Receiver(Endpoint):
+class Receiver(BlockReceiver):
     """The one receiver of a channel; made by `sipc.open_receiver`.  Iterate it for whole messages.
 
     `timeout` is in seconds everywhere: None waits for ever, 0 does not wait.  A `Timeout` loses nothing: what
@@ -54,48 +52,9 @@ class Receiver(Endpoint):
     """
 
     def __init__(self, parts: Parts, cursor: str | os.PathLike[str] | None = None) -> None:
-        super().__init__(parts)
-        self._segment: Segment | None = None
-        self._cursor: Cursor | None = None
-        self._queue = parts.queue
-        self._parts_of_message: list[bytes] = []
+        super().__init__(parts, cursor)
         self._records: list[bytes] = []  # records of the block in hand
         self._next_record = 0
-        self._taken = False  # the caller has what the machine holds
-        spec, epoch = parts.spec, parts.descriptor.epoch
-        if cursor is not None:
-            self._cursor = Cursor(cursor, epoch)
-            self._parts_of_message = self._cursor.kept()
-        kept = self._parts_of_message
-        self._machine = ReceiverMachine(
-            geometry=spec.geometry,
-            epoch=epoch,
-            segment=None,
-            max_message=spec.max_message,
-            cursor=self._cursor.seq if self._cursor is not None else None,
-            record_bytes=sum(map(len, kept)) if kept else None,
-        )
-        self._waits_for_segment = spec.transport is Transport.SEGMENT
-        self._attach()
-        self._recover = cursor is not None
-
-    def _attach(self) -> None:
-        """Take up the segment as soon as its creator has finished it."""
-        memory = self._parts.memory
-        if not self._waits_for_segment or memory is None:
-            return
-        spec = self._parts.spec
-        segment = Segment(memory.view, spec.geometry)
-        try:
-            segment.check(spec.geometry, self._parts.descriptor.epoch)
-        except RemoteProtocolError:
-            segment.release()
-            if spec.segment_creator == "helper":
-                raise
-            return  # the sender has made it but not yet filled it
-        self._segment = segment
-        self._machine.attach(segment)
-        self._waits_for_segment = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -104,112 +63,6 @@ class Receiver(Endpoint):
         if kind is None and not self.closed and self._machine.failure is None:
             self.finish()
         self.close()
-
-    @property
-    def last_seq(self) -> int | None:
-        """Number of the last finished block; None when nothing is known yet."""
-        return self._machine.cursor
-
-    @property
-    def sender_restarted(self) -> bool:
-        """Whether, within this stream, a sender went away without closing and another took over."""
-        return self._machine.restarted
-
-    # -- taking blocks -------------------------------------------------------------------------------------
-
-    def _finish_block(self) -> None:
-        """The caller is done with the block in hand: the cursor first, then the right to consume the next."""
-        machine, cursor = self._machine, self._cursor
-        if cursor is not None:
-            cursor.seq = machine.seq
-            if not machine.flags & _MORE:
-                cursor.drop_kept()
-        machine.finish()
-        self._queue.done()
-        self._taken = False
-
-    def _next_block(self, deadline: float | None) -> None:
-        """Have a block in hand that the caller has not seen.  Raises at the end of the stream."""
-        machine = self._machine
-        if machine.holding:
-            if not self._taken:
-                return  # a call before this one was interrupted after consuming it
-            self._finish_block()
-        if machine.ended:
-            raise self._end()
-        self._taken = False  # again: an exception may have come between finishing a block and noting it
-        if self._recover:
-            self._recover = False
-            event = machine.recover()
-            if event == _END:
-                raise self._end()
-            if event:
-                return
-        receive = self._queue.receive
-        while not self._consume(receive(None if deadline is None else max(0.0, deadline - time.monotonic()))):
-            pass
-
-    def _consume(self, got: tuple[bytes, int | None] | None) -> bool:
-        """Judge the message received; whether it gave a block.  Raises at the end of the stream."""
-        if got is None:
-            raise Timeout(
-                f"channel {self.name!r}: no message in time; if the sender is sending, its messages may be of a "
-                "type or mode that this process may not read"
-            )
-        if self._waits_for_segment:
-            self._look_for_segment(got[0])
-        event = self._machine.feed(*got)
-        if event == _BLOCK:
-            return True
-        self._queue.done()
-        if event == _END:
-            raise self._end()
-        return False
-
-    def _look_for_segment(self, message: bytes) -> None:
-        self._parts.attach_late()
-        self._attach()
-        if self._waits_for_segment and message[1:2] != b"\x02":
-            self._machine.fail(RemoteProtocolError("segment", "absent", "made and filled before the first block"))
-
-    def _end(self) -> SipcError:
-        if self._cursor is not None:
-            self._cursor.seq = self._machine.seq
-            self._cursor.drop_kept()
-        if self._machine.cut:
-            return Broken(
-                f"channel {self.name!r}: the sender cut its stream before the end; open the channel again for its next"
-            )
-        return EndOfStream(f"channel {self.name!r}: the sender closed its stream")
-
-    def _view(self) -> memoryview:
-        """The block in hand, where it lies."""
-        machine = self._machine
-        if self._segment is not None:
-            return self._segment.slots[machine.slot][: machine.length]
-        got = self._queue.receive(0)
-        if got is None:
-            raise SipcError("the block in hand is gone; please report this as a bug")
-        return memoryview(got[0])[CONTROL_SIZE:]
-
-    def _copy(self) -> bytes:
-        """A private copy of the block in hand, its checksum verified."""
-        machine = self._machine
-        length = machine.length
-        if self._segment is None or length > COPY_PIECE:
-            data = bytearray(length)
-            with self._view() as view:
-                copy_in_pieces(memoryview(data), view, length)
-            copy = bytes(data) if self._segment is None else _as_bytes(data)
-        else:
-            copy = bytes(self._segment.slots[machine.slot][:length])
-        if machine.crc:
-            self._check_sum(zlib.crc32(copy))
-        return copy
-
-    def _check_sum(self, crc: int) -> None:
-        if crc != self._machine.crc:
-            self._machine.fail(RemoteProtocolError("crc32", crc, f"{self._machine.crc}, as the sender wrote"))
 
     def _keep_part(self, part: bytes) -> None:
         """Store one block of a message that goes on, and let its slot go."""
@@ -469,20 +322,6 @@ class Receiver(Endpoint):
             self._taken = True
             self._finish_block()
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if self._barred is not None:
-            raise self._refuse()
-        try:
-            self._barred = _IN_USE
-            yield
-        except SipcError as error:
-            self._note(error)
-            raise
-        finally:
-            if self._barred is _IN_USE:
-                self._barred = None
-
     def close(self) -> None:
         """Let go of the channel; a second call does nothing.  A message not yet finished comes again (cursor)."""
         if self.closed:
@@ -490,14 +329,3 @@ class Receiver(Endpoint):
         if self._barred is not None:
             raise self._refuse()
         self._let_go("you closed it")
-
-    def _let_go(self, why: str) -> None:
-        if self._segment is not None:
-            self._segment.release()
-        if self._cursor is not None:
-            self._cursor.close()
-        super()._let_go(why)
-
-
-def _as_bytes(data: bytearray) -> bytes:
-    return bytes(data)

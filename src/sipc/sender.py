@@ -250,20 +250,6 @@ class Sender(Endpoint):
 
     # -- everything else -----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if self._barred is not None:
-            raise self._refuse()
-        try:
-            self._barred = _IN_USE
-            yield
-        except SipcError as error:
-            self._note(error)
-            raise
-        finally:
-            if self._barred is _IN_USE:
-                self._barred = None
-
     def send_many(self, messages: Sequence[Buffer], timeout: float | None = None) -> None:
         """Send many messages at once, packed into as few blocks as possible.
 
