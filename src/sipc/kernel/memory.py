@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An in-process fake: the same interface over lists and a lock, for tests and for trying things out.
+"""An in-process fake: the same interface over lists, for tests and for trying things out.
 
 It keeps nothing apart: sender and receiver share one address space.  Use it to test what is above it.
 """
@@ -7,30 +7,35 @@ It keeps nothing apart: sender and receiver share one address space.  Use it to 
 from __future__ import annotations
 
 import secrets
-import threading
-import time
 from collections import deque
+from itertools import count, starmap
+from math import inf
 
-from sipc.errors import Broken, ChannelNotFound, RemoteProtocolError
-from sipc.kernel.base import KernelObjects, Keys, KeyTaken, Memory, Queue
+from sipc.errors import Broken, ChannelNotFound, Denied, RemoteProtocolError, SpecError
+from sipc.kernel.base import KernelObjects, Keys, KeyTaken, Memory, Queue, attempt, lost, squatted
 from sipc.spec import Role
 
 __all__ = ("MemoryObjects",)
 
 
 class _Shared:
-    """One queue: bounded, ordered, with a removed mark."""
+    """One queue: bounded, ordered, with a removed mark.
+
+    There is no lock: one end appends and one pops, each in one step, and a lock would not survive a signal handler
+    that raises while it is being taken.
+    """
 
     def __init__(self, messages: int, message_size: int) -> None:
         self.room = messages
         self.message_size = message_size
         self.items: deque[tuple[bytes, int]] = deque()
-        self.changed = threading.Condition()
         self.removed = False
 
 
 _queues: dict[str, _Shared] = {}
 _segments: dict[str, bytearray] = {}
+_own: dict[str, int] = {}  # the numbers of senders' own segments
+_numbers = count(1)
 
 
 class _FakeMemory(Memory):
@@ -48,46 +53,40 @@ class _FakeQueue(Queue):
         self._role = role
         self._inbox: list[tuple[bytes, int]] = []
 
-    def _await(self, ready: bool, timeout: float | None, started: float) -> bool:
-        """Wait a little for a change; False when the time is over."""
-        if ready:
-            return True
-        left = None if timeout is None else started + timeout - time.monotonic()
-        if left is not None and left <= 0:
-            return False
-        # In slices, so that signal handlers of the main thread run soon.
-        self._shared.changed.wait(0.05 if left is None else min(left, 0.05))
-        return True
-
     def _check(self) -> None:
         if self._shared.removed:
             raise Broken("the queue was removed: the channel was destroyed or replaced; open it again by its name")
 
     def send(self, message: bytes, kind: int, timeout: float | None) -> bool:
-        shared, started = self._shared, time.monotonic()
-        with shared.changed:
-            while True:
-                self._check()
-                if len(shared.items) < shared.room:
-                    shared.items.append((bytes(message), kind))
-                    shared.changed.notify_all()
-                    return True
-                if not self._await(False, timeout, started):
-                    return False
+        shared, item = self._shared, (bytes(message), kind)
+        if self._role is not Role.SENDER:
+            raise Denied("a receiver's end of a queue can not send")
+        if len(message) > shared.message_size:
+            raise SpecError(f"a message of {len(message)} bytes: this queue's hold {shared.message_size}")
+
+        def try_once() -> bool:
+            self._check()
+            if len(shared.items) >= shared.room:
+                return False
+            shared.items.append(item)
+            return True
+
+        return try_once() or attempt(try_once, inf if timeout is None else timeout)
 
     def receive(self, timeout: float | None) -> tuple[bytes, int | None] | None:
-        shared, started = self._shared, time.monotonic()
-        if self._inbox:
-            return self._inbox[0]
-        with shared.changed:
-            while True:
-                self._check()
-                if shared.items:
-                    self._inbox.append(shared.items.popleft())
-                    shared.changed.notify_all()
-                    return self._inbox[0]
-                if not self._await(False, timeout, started):
-                    return None
+        if self._role is not Role.RECEIVER:
+            raise Denied("a sender's end of a queue can not receive")
+        if not self._inbox and not self._try_receive():
+            attempt(self._try_receive, inf if timeout is None else timeout)
+        return self._inbox[0] if self._inbox else None
+
+    def _try_receive(self) -> bool:
+        self._check()
+        if not self._shared.items:
+            return False
+        # In C, so that a signal handler that raises can not come between taking and keeping.
+        self._inbox.extend(starmap(self._shared.items.popleft, ((),)))
+        return True
 
     def done(self) -> None:
         self._inbox.clear()
@@ -122,10 +121,11 @@ class MemoryObjects(KernelObjects):
     def remove(self, keys: Keys) -> bool:
         queue = _queues.pop(keys.queue, None)
         if queue is not None:
-            with queue.changed:
-                queue.removed = True
-                queue.changed.notify_all()
-        segment = _segments.pop(keys.segment, None) if keys.segment else None
+            queue.removed = True
+        segment = None
+        if keys.segment is not None:
+            segment = _segments.pop(keys.segment, None)
+            _own.pop(keys.segment, None)
         return queue is not None or segment is not None
 
     def open_queue(self, key: str, role: Role, *, message_size: int, memory: Memory | None) -> Queue:
@@ -145,7 +145,14 @@ class MemoryObjects(KernelObjects):
     def own_segment(
         self, key: str, size: int, *, gid: int | None, mode: int, known: int
     ) -> tuple[Memory, int, bool]:
-        del gid, mode, known
-        if key in _segments:
-            return _FakeMemory(_segments[key], size, writable=True), 1, False
-        return self.create_segment(key, size), 1, True
+        del gid, mode
+        if known:
+            if _own.get(key) != known:
+                raise lost(key)
+            return _FakeMemory(_segments[key], size, writable=True), known, False
+        try:
+            memory = self.create_segment(key, size)
+        except KeyTaken as error:
+            raise squatted(key) from error
+        _own[key] = next(_numbers)
+        return memory, _own[key], True

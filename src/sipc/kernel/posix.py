@@ -138,6 +138,7 @@ class _PosixQueue(Queue):
 
     def close(self) -> None:
         self._inbox.clear()
+        self._alive = lambda: True  # its look at the segment would keep that mapped
         with contextlib.suppress(posix_ipc.ExistentialError):
             self._queue.close()
 
@@ -246,19 +247,24 @@ class PosixObjects(KernelObjects):
     def own_segment(
         self, key: str, size: int, *, gid: int | None, mode: int, known: int
     ) -> tuple[Memory, int, bool]:
-        if known:
-            memory = self.open_segment(key, Role.SENDER, size)
-            if memory is None:
-                raise lost(key)
-            return memory, known, False
+        made = False
+        if not known:
+            with contextlib.suppress(KeyTaken):
+                self.create_segment(key, size).close()
+                made = True
         try:
-            memory = self.create_segment(key, size)
-        except KeyTaken as error:
             with _translated("shm_open", f"segment {key}"):
-                segment = posix_ipc.SharedMemory(key)
-            if os.fstat(segment.fd).st_uid != os.geteuid():
-                segment.close_fd()
-                raise squatted(key) from error
-            return _PosixMemory(segment.fd, size, writable=True), 1, False
-        self.give_segment(key, None, gid, mode)
-        return memory, 1, True
+                fd = posix_ipc.SharedMemory(key).fd
+        except ChannelNotFound as error:
+            raise lost(key) from error
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid():
+            os.close(fd)
+            raise squatted(key)
+        # The inode tells the segment that was made before from one that came later under its name.
+        if known not in (0, status.st_ino):
+            os.close(fd)
+            raise lost(key)
+        if made:
+            self._give(fd, None, gid, mode)
+        return _PosixMemory(fd, size, writable=True), status.st_ino, made
