@@ -38,7 +38,7 @@ class Program:
     def __init__(self, argv: list[str], stdin: bytes, folder: Path) -> None:
         self._output, self._errors = folder / "output", folder / "errors"
         (folder / "input").write_bytes(stdin)
-        source = str(Path(libsipc.__file__).parents[1])
+        source = str(Path(libsipc.__file__).parents[2])
         with (
             (folder / "input").open("rb") as given,
             self._output.open("wb") as output,

@@ -15,8 +15,8 @@ import sysv_ipc
 
 from sipc import libsipc
 from sipc.kernel import Memory, Queue
-from sipc.libsipc import CREATOR, RECEIVER, SENDER, SYSV_MQUEUES, SYSV_SHM
-from sipc.proto import libsipc as wire
+from sipc.libsipc import CREATOR, RECEIVER, SENDER, SYSV_MQUEUES, SYSV_SHM, handle
+from sipc.proto.libsipc import QueueSender, ShmSender, queue, shm
 
 if TYPE_CHECKING:
     from tests.host.libsipc.conftest import Lab
@@ -187,7 +187,7 @@ class Raised(Exception):
     """What the tracer raises."""
 
 
-SOURCES = (libsipc.__file__, wire.__file__)
+SOURCES = (handle.__file__, shm.__file__, queue.__file__)
 # The interpreter runs signal handlers where a function begins, after a call, and where a loop goes round.
 # Before these lines there is none of that.
 UNREACHABLE = ("self._barred = ", "if self._barred is _IN_USE", "try:", "return self._block", "return data")
@@ -223,10 +223,10 @@ def run_with_raise_at(number: int, call: Callable[[], Any]) -> tuple[Any, bool]:
 def messages_of(ipc_type: libsipc.IpcType, datas: list[bytes]) -> list[tuple[bytes, int]]:
     messages = []
     for data in datas:
-        shm, queue = wire.ShmSender(), wire.QueueSender(8184)
-        machine: wire.ShmSender | wire.QueueSender = shm if ipc_type is SYSV_SHM else queue
-        shm.begin(len(data))
-        queue.begin(data)
+        of_shm, of_queue = ShmSender(), QueueSender(8184)
+        machine: ShmSender | QueueSender = of_shm if ipc_type is SYSV_SHM else of_queue
+        of_shm.begin(len(data))
+        of_queue.begin(data)
         while (due := machine.due) is not None:
             messages.append(due)
             machine.accepted()

@@ -1,163 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API of the C library libsipc 1.2, and its wire: either side may be a C program, and so may the helper.
+"""One role's side of a channel on the libsipc wire: how its calls wait, and how long a view lives.
 
-Owns the names of that API, how its objects are found, made and let go, and how long a view lives.  Must not
-know what a message means: `proto/libsipc.py` does.  Nothing here asks SELinux or a registry: this module is
-for talking to programs that exist.  Two Python programs are better off with the sipc2 wire.
-
-    receiver = libsipc.open("/etc/sensor.key", libsipc.RECEIVER, libsipc.SYSV_SHM, 4096)
-    block = receiver.recv_data()
-    ...
-    receiver.shm_recv_done()
-
-A handle is for one thread at a time.  A forked child may go on with it, as C programs do, if its parent does
-not.  Source: DESIGN section 4, docs/libsipc.md.
+Must not know what a message means: `proto/libsipc` does.
 """
 
 from __future__ import annotations
 
-import enum
-import os
-import sys
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Never, Self, TypeVar
+from typing import Never, Self
 
-import sysv_ipc
-
-from sipc import spec
 from sipc.errors import (
     Busy,
-    ChannelExists,
-    ChannelNotFound,
     Closed,
     LocalProtocolError,
     RemoteProtocolError,
-    SipcError,
     SpecError,
     Timeout,
 )
-from sipc.kernel import Keys, KeyTaken, Memory, Queue, backend, limits
+from sipc.kernel import Memory, Queue
+from sipc.libsipc.names import BLOCK, CREATOR, RECEIVER, SENDER, SYSV_SHM, IpcType, Request, Role
+from sipc.libsipc.objects import chunk, member
 from sipc.proto.libsipc import (
-    CONTROL_SIZE,
-    LONGEST_LENGTH,
     QueueReceiver,
     QueueReceiverState,
     QueueSender,
     ShmReceiver,
     ShmReceiverState,
     ShmSender,
-    chunk_size,
 )
 
-__all__ = (
-    "BLOCK",
-    "CREATOR",
-    "NOBLOCK",
-    "RECEIVER",
-    "SENDER",
-    "SYSV_MQUEUES",
-    "SYSV_SHM",
-    "Handle",
-    "IpcType",
-    "Request",
-    "Role",
-    "open",
-    "unlink",
-)
+__all__ = ("Handle",)
 
-
-class Role(enum.IntEnum):
-    """What a handle is for: to make the objects, to write, to read."""
-
-    CREATOR = 0
-    SENDER = 1
-    RECEIVER = 2
-
-
-class IpcType(enum.IntEnum):
-    """Where the data travels: in a shared segment, or inside the queue's messages."""
-
-    SYSV_SHM = 0
-    SYSV_MQUEUES = 1
-
-
-class Request(enum.IntEnum):
-    """What `Handle.ioctl` sets: whether `recv_data` waits."""
-
-    BLOCK = 0
-    NOBLOCK = 1
-
-
-CREATOR: Final = Role.CREATOR
-SENDER: Final = Role.SENDER
-RECEIVER: Final = Role.RECEIVER
-SYSV_SHM: Final = IpcType.SYSV_SHM
-SYSV_MQUEUES: Final = IpcType.SYSV_MQUEUES
-BLOCK: Final = Request.BLOCK
-NOBLOCK: Final = Request.NOBLOCK
-
-_Enum = TypeVar("_Enum", bound=enum.IntEnum)
-_PROJECT = ord("a")  # ftok(3)'s second argument
-_PERMISSIONS = 0o666  # the bits that System V IPC knows
-_FILL = bytes(1 << 20)
 _IN_USE, _CLOSED = "in use", "closed"
-# Where /proc is not mounted: the values Linux starts with (linux/ipc_namespace.h, uapi/linux/msg.h).
-_MSGSIZE_MAX, _MSGMAX, _MSGMNB = 8192, 8192, 16384
-
-
-def open(  # noqa: A001 - the C name; used as libsipc.open
-    key: str | os.PathLike[str], role: int, ipc_type: int, size: int, *, mode: int = 0o600
-) -> Handle:
-    """Make (CREATOR) or open (SENDER, RECEIVER) the channel that belongs to the file `key`.
-
-    `size` is the longest message in bytes, the same for all three; a CREATOR of SYSV_MQUEUES may say 0.
-    `mode` is for CREATOR alone: permission bits of queue and segment, octal.  The default 0600 admits one
-    user.  The C library makes them 0666, which admits everybody in both directions unless SELinux says no;
-    if your peers run as other users, say what they need (0o660 for a group).
-
-    The caller closes the handle; closing never removes objects, `unlink` does.  Open the ends after the
-    creator has returned: a C creator's queue holds more than one message until its limit is set.
-
-    Raises `SpecError` for an argument that can not be, `ChannelExists` for CREATOR when queue or segment are
-    there already (`unlink` them, or take another file), `ChannelNotFound` when they are not, `Denied`,
-    `KernelError`.  After a failure nothing was made or stays open.
-    """
-    role, ipc_type = _member(Role, "role", role), _member(IpcType, "ipc_type", ipc_type)
-    least = 0 if ipc_type is SYSV_MQUEUES else 1
-    if not isinstance(size, int) or not least <= size <= sys.maxsize:  # a larger size_t can not be mapped
-        raise SpecError(f"size = {size!r} is out of range: give a whole number of bytes, at least {least}")
-    if not isinstance(mode, int) or mode & ~_PERMISSIONS:
-        raise SpecError(f"mode = {mode!r} has bits that a queue does not know: stay within 0o666")
-    number = _key_of(key)
-    if role is CREATOR:
-        _create(number, ipc_type, size, mode, key)
-        return Handle(role, ipc_type, size)
-    end = spec.Role.SENDER if role is SENDER else spec.Role.RECEIVER
-    objects = backend(spec.Backend.SYSV)
-    memory = None
-    if ipc_type is SYSV_SHM:
-        memory = objects.open_segment(number, end, size)
-        if memory is None:
-            raise ChannelNotFound(f"no segment with the key of {key!r} ({number}): run the creator first")
-    try:
-        queue = objects.open_queue(number, end, message_size=_message_size(ipc_type), memory=memory)
-    except BaseException:
-        if memory is not None:
-            memory.close()
-        raise
-    return Handle(role, ipc_type, size, queue=queue, memory=memory)
-
-
-def unlink(key: str | os.PathLike[str], ipc_type: int) -> bool:
-    """Remove queue and (SYSV_SHM) segment of the file `key`; returns whether there was any of them.
-
-    Whoever waits on the queue is woken; a segment lives on, without its key, until its last user lets go.
-    Raises `SpecError` when the file can not be looked at, `Denied` when the objects belong to somebody else.
-    """
-    number = _key_of(key)
-    segment = number if _member(IpcType, "ipc_type", ipc_type) is SYSV_SHM else None
-    return backend(spec.Backend.SYSV).remove(Keys(queue=number, segment=segment))
 
 
 class Handle:
@@ -180,7 +55,7 @@ class Handle:
         self._sender: ShmSender | QueueSender | None = None
         self._receiver: ShmReceiver | QueueReceiver | None = None
         if role is SENDER:
-            self._sender = ShmSender() if ipc_type is SYSV_SHM else QueueSender(_chunk())
+            self._sender = ShmSender() if ipc_type is SYSV_SHM else QueueSender(chunk())
         elif role is RECEIVER:
             self._receiver = ShmReceiver(size) if ipc_type is SYSV_SHM else QueueReceiver(size)
         # Which message was tried last; not empty once it was accepted.
@@ -248,7 +123,7 @@ class Handle:
 
         Raises `SpecError` for any other request, `Closed`.
         """
-        request = _member(Request, "request", request)
+        request = member(Request, "request", request)
         self._check()
         self._wait = None if request is BLOCK else 0
 
@@ -457,72 +332,3 @@ class Handle:
 
     def _gone(self) -> Never:
         raise Closed("this handle was closed, by another thread or a signal handler: open the channel again")
-
-
-def _member(kind: type[_Enum], name: str, value: int) -> _Enum:
-    try:
-        return kind(value)
-    except ValueError:
-        choices = ", ".join(f"{one.name} ({one.value})" for one in kind)
-        raise SpecError(f"{name} = {value!r} is none of {choices}") from None
-
-
-def _key_of(key: str | os.PathLike[str]) -> str:
-    """Make the System V key of a file, as ftok(3) does: of device, inode and 'a'."""
-    try:
-        path = os.fsdecode(key)
-        number = int(sysv_ipc.ftok(path, _PROJECT, silence_warning=True))
-    except (OSError, TypeError, ValueError) as error:
-        raise SpecError(
-            f"key = {key!r} gives no key ({error}): name a file that exists and stays, the same for all"
-        ) from error
-    return str(number)
-
-
-def _chunk() -> int:
-    """Bytes in a full chunk; no more than a message or a queue holds here, where a C sender would fail."""
-    return min(
-        chunk_size(limits.read("fs.mqueue.msgsize_max") or _MSGSIZE_MAX),
-        limits.read("kernel.msgmax") or _MSGMAX,
-        limits.read("kernel.msgmnb") or _MSGMNB,
-    )
-
-
-def _message_size(ipc_type: IpcType) -> int:
-    """Bytes of the largest message that is accepted."""
-    if ipc_type is SYSV_SHM:
-        return CONTROL_SIZE
-    return max(chunk_size(limits.read("fs.mqueue.msgsize_max") or _MSGSIZE_MAX), LONGEST_LENGTH)
-
-
-def _create(number: str, ipc_type: IpcType, size: int, mode: int, key: str | os.PathLike[str]) -> None:
-    """Make the objects, all or none; the segment, which an end looks for first, comes last."""
-    objects = backend(spec.Backend.SYSV)
-    shared = ipc_type is SYSV_SHM
-    # Queue only: the kernel's own limit stays, as in C.
-    limit = CONTROL_SIZE if shared else limits.read("kernel.msgmnb") or _MSGMNB
-    made: Keys | None = None
-    try:
-        objects.create_queue(number, messages=1, message_size=limit)
-        made = Keys(queue=number, segment=None)
-        objects.give_queue(number, None, None, mode)
-        if shared:
-            memory = objects.create_segment(number, size)
-            made = Keys(queue=number, segment=number)
-            try:
-                # Every page: one that the receiver touches first would show that it did (DESIGN section 6).
-                for start in range(0, size, len(_FILL)):
-                    memory.view[start : start + len(_FILL)] = _FILL[: size - start]
-            finally:
-                memory.close()
-            objects.give_segment(number, None, None, mode)
-    except BaseException as error:
-        if made is not None:
-            with suppress(SipcError):
-                objects.remove(made)
-        if isinstance(error, KeyTaken):
-            raise ChannelExists(
-                f"queue or segment of {key!r} exist already (key {number}): "
-                "unlink(key, ipc_type) removes them, if no one uses them; or use another file"
-            ) from error
-        raise
