@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sipc.errors import SpecError
 from sipc.spec import (
+    NAME,
     Backend,
     ChannelSpec,
     Enforcement,
@@ -65,6 +66,8 @@ def load(paths: list[Path], *, enforcement: Enforcement) -> dict[str, ChannelSpe
             if name in found:
                 raise SpecError(f"{path}: channel {name!r} is already defined in {where[name]}: rename one")
             found[name], where[name] = spec, path
+    if not found:
+        raise SpecError(f"{', '.join(map(str, paths))}: no channel is defined there: add a file NAME.toml")
     return found
 
 
@@ -82,7 +85,7 @@ def parse(text: str, source: str, *, enforcement: Enforcement) -> dict[str, Chan
     """Read one definition file's text; `source` names it in errors."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SpecError(f"{source}: not TOML: {error}") from error
     for key in document:
         if key != "channel":
@@ -94,7 +97,7 @@ def parse(text: str, source: str, *, enforcement: Enforcement) -> dict[str, Chan
 
 
 def _channel(source: str, name: str, table: Any, enforcement: Enforcement) -> ChannelSpec:
-    where = f"{source}: [channel.{name}]"
+    where = f"{source}: [channel.{name if NAME.fullmatch(name) else repr(name)}]"
     if not isinstance(table, dict):
         raise SpecError(f"{where}: is {table!r}, which must be a table")
     for key in table:
@@ -175,7 +178,10 @@ def _principal(where: str, role: str, table: Any) -> Principal:
     kind = table.get("type")
     if kind is not None and not (isinstance(kind, str) and kind):
         raise SpecError(f"{where}: {role}.type = {kind!r} must be the name of an SELinux type")
-    return Principal(uid=uid, gid=gid, type=kind)
+    try:
+        return Principal(uid=uid, gid=gid, type=kind)
+    except SpecError as error:
+        raise SpecError(f"{where}: {role}: {error}") from error
 
 
 def _user(where: str, role: str, value: Any) -> tuple[int, int | None]:
@@ -186,7 +192,7 @@ def _user(where: str, role: str, value: Any) -> tuple[int, int | None]:
             except KeyError:
                 return value, value
         entry = pwd.getpwnam(value)
-    except (KeyError, TypeError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise SpecError(f"{where}: {role}.user = {value!r} is no user here: create it, or give a number") from None
     return entry.pw_uid, entry.pw_gid
 
@@ -196,5 +202,5 @@ def _group(where: str, role: str, value: Any) -> int:
         return value
     try:
         return grp.getgrnam(value).gr_gid
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise SpecError(f"{where}: {role}.group = {value!r} is no group here: create it, or give a number") from None

@@ -75,7 +75,7 @@ class Descriptor:
         """Read a descriptor strictly; raises `RegistryError` naming `source` and the field."""
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RegistryError(f"{source}: not JSON ({error}); only the helper may write here") from error
         reader = _Reader(document, source)
         try:

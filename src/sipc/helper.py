@@ -186,8 +186,9 @@ def _libsipc_keys(spec: ChannelSpec, *, segment: bool) -> Keys:
 
     try:
         key = str(sysv_ipc.ftok(spec.key_path, ord("a"), True))
-    except OSError as error:
-        raise SpecError(f"{spec.label}: key_path = {spec.key_path!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SpecError(f"{spec.label}: key_path = {spec.key_path!r}: {reason}: give an existing file") from error
     return Keys(queue=key, segment=key if segment else None)
 
 
