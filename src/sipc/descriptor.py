@@ -8,7 +8,7 @@ it describes passes the same checks as a definition.  Must not know where descri
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sipc.errors import RegistryError, SpecError
@@ -39,6 +39,7 @@ class Descriptor:
     creator_uid: int
     ipc_namespace: int
     created: int  # seconds since 1970-01-01 UTC
+    label: str | None = field(default=None, compare=False)  # SELinux context of the file it was read from
 
     def to_json(self) -> str:
         """The descriptor as it stands in the registry."""

@@ -44,7 +44,7 @@ class Parts:
         self.memory: Memory | None = None
         self.made_segment = False
         self._queue: Queue | None = None
-        enforcement.check(descriptor, role)
+        enforcement.check(descriptor, role, registry)
         self.files = RoleFiles(registry, self.spec.name, role)
         try:
             if self.spec.transport is Transport.SEGMENT:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds the direction of a channel, and the refusal to open one that nothing holds.
 
-Owns the seam where SELinux checks go (DESIGN section 8).  This release has none: a channel whose definition asks
-for `enforcement = "selinux"` is refused, always.  It must not fall back to less.
+Owns the question, for endpoint, helper and tools alike; the answers about SELinux are `selinux/live.py`'s (DESIGN
+section 8).  A channel whose definition asks for `enforcement = "selinux"` never falls back to less.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sipc.descriptor import Descriptor
-from sipc.errors import PolicyUnavailable, RegistryError
-from sipc.registry import ipc_namespace
-from sipc.spec import Backend, Enforcement, Role
+from sipc.errors import RegistryError
+from sipc.registry import Registry, ipc_namespace
+from sipc.spec import Backend, ChannelSpec, Enforcement, Role
 
 __all__ = ("Account", "account", "check")
 
@@ -27,10 +27,11 @@ class Account:
     open: tuple[str, ...]
 
 
-def check(descriptor: Descriptor, role: Role) -> None:
+def check(descriptor: Descriptor, role: Role, registry: Registry) -> None:
     """Refuse to open `role` of a channel whose enforcement is not in force here.
 
-    Raises `RegistryError` for another ipc namespace, `PolicyUnavailable` where SELinux is asked for.
+    Raises `RegistryError` for another ipc namespace; where SELinux is asked for `Denied`, or `PolicyUnavailable`
+    when it can not be asked.  Each refusal names the check, the two contexts, and what to do.
     """
     spec = descriptor.spec
     here = ipc_namespace()
@@ -40,23 +41,16 @@ def check(descriptor: Descriptor, role: Role) -> None:
             "run the helper and both ends in one namespace"
         )
     if spec.enforcement is Enforcement.SELINUX:
-        kind = (spec.sender if role is Role.SENDER else spec.receiver).type
-        raise PolicyUnavailable(
-            f"channel {spec.name!r} asks for enforcement = 'selinux' (this end: type {kind or 'not named'}), and this "
-            "version of sipc can not check an SELinux policy, so it refuses: "
-            "set enforcement = 'dac' in the definition to rely on uid, gid and mode alone"
-        )
+        from sipc.selinux import live  # noqa: PLC0415 - only where it is asked for
+
+        live.check_end(spec, role, descriptor_label=descriptor.label, registry_label=registry.label)
 
 
 def account(descriptor: Descriptor) -> Account:
     """Say truthfully what holds the direction of a channel on this host."""
     spec = descriptor.spec
     if spec.enforcement is Enforcement.SELINUX:
-        return Account(
-            summary="Nothing passes: the channel asks for SELinux, which this version can not check, so no end opens.",
-            holds=("refusal to open",),
-            open=(),
-        )
+        return _account_selinux(spec)
     holds: list[str] = ["sipc's own code: a sender can not receive and a receiver can not send"]
     left = ["the queue being full for a while is visible to the sender (inherent)"]
     sender, receiver = spec.sender, spec.receiver
@@ -87,3 +81,40 @@ def account(descriptor: Descriptor) -> Account:
     if Path("/sys/fs/selinux/enforce").exists():
         left.append("SELinux runs on this host, but this channel does not ask for it")
     return Account(summary=summary, holds=tuple(holds), open=tuple(left))
+
+
+def _account_selinux(spec: ChannelSpec) -> Account:
+    from sipc.selinux import grants, live  # noqa: PLC0415 - only where it is asked for
+
+    state = live.state()
+    if state != "enforcing":
+        return Account(
+            summary=f"Nothing passes: the channel asks for SELinux, which is {state} here, so no end opens.",
+            holds=("refusal to open",),
+            open=(),
+        )
+    types = grants.types_of(spec)
+    found = []
+    for domain in (types.sender, types.receiver, types.channel):
+        found += list(live.faults(spec, domain, f"system_u:system_r:{domain}:s0"))
+    if found:
+        return Account(
+            summary=f"Nothing passes: the loaded policy is not the channel's ({found[0].check}), so no end opens.",
+            holds=("refusal to open",),
+            open=tuple(f"{fault.check}: {fault.found}; {fault.remedy}" for fault in found),
+        )
+    left = [
+        "the queue being full for a while is visible to the sender (inherent)",
+        "futex and page residency on the shared mapping, until seccomp filters are on (SELinux does not see them)",
+        "a mapped segment stays mapped when the policy is taken away: end the process",
+    ]
+    if spec.backend is Backend.POSIX:
+        left.append("POSIX queues: mq_getattr, mq_notify and poll are ways back that no policy mediates")
+    return Account(
+        summary=(
+            f"SELinux enforces the direction: {types.sender} may only write, {types.receiver} may only read, and "
+            f"what the loaded policy grants {types.sender}, {types.receiver} and {types.channel} is exactly that."
+        ),
+        holds=(f"the loaded policy: {types.sender} -> {types.receiver}", "refusal to open whenever that changes"),
+        open=tuple(left),
+    )

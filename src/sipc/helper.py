@@ -69,6 +69,10 @@ def create(spec: ChannelSpec, registry: Path, *, replacing: bool = False) -> Des
     """
     limits.check(spec)
     _check_users(spec)
+    if spec.enforcement is Enforcement.SELINUX:
+        from sipc.selinux import live  # noqa: PLC0415 - only where it is asked for
+
+        live.check_helper(spec)  # objects made in another domain would have its type, not the channel's
     shared = any(who.uid not in (None, os.geteuid()) for who in (spec.sender, spec.receiver))
     old_umask = os.umask(_SYSTEM_UMASK)
     try:

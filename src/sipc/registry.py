@@ -16,6 +16,7 @@ import fcntl
 import mmap
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -91,6 +92,11 @@ class Registry:
         """The directory's descriptor."""
         return self._fd
 
+    @property
+    def label(self) -> str | None:
+        """The directory's SELinux context, None where there is none."""
+        return _label(self._fd)
+
     def names(self) -> list[str]:
         """Names of published channels, sorted."""
         entries = (entry[: -len(".json")] for entry in os.listdir(self._fd) if entry.endswith(".json"))
@@ -120,12 +126,13 @@ class Registry:
         try:
             self._check_file(fd, where)
             text = os.read(fd, _MAX_BYTES + 1)
+            label = _label(fd)
         finally:
             os.close(fd)
         if len(text) > _MAX_BYTES:
             raise RegistryError(f"{where}: larger than {_MAX_BYTES} bytes")
         try:
-            descriptor = Descriptor.from_json(text.decode(), where)
+            descriptor = replace(Descriptor.from_json(text.decode(), where), label=label)
         except UnicodeDecodeError as error:
             raise RegistryError(f"{where}: not UTF-8") from error
         if descriptor.spec.name != name:
@@ -154,6 +161,14 @@ class Registry:
             raise RegistryError(
                 f"{self.path / where}: {error.strerror}; this process must run as the {role} named in the definition"
             ) from error
+
+
+def _label(fd: int) -> str | None:
+    """SELinux context of an open file; None on hosts or file systems without."""
+    try:
+        return os.getxattr(fd, "security.selinux").rstrip(b"\0").decode()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 class RoleFiles:
