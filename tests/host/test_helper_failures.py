@@ -8,7 +8,6 @@ killed (or whose undoing failed too) can leave, the next run removes.  See tests
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import shutil
 import signal
@@ -22,6 +21,7 @@ import pytest
 from tests.support.channels import Child
 from tests.support.faults import CRASHED, Faults, Run, build
 from tests.support.objects import assert_empty, assert_whole, snapshot
+from tests.support.program import USERS
 
 import sipc
 from sipc import helper
@@ -31,15 +31,12 @@ from sipc.spec import Enforcement, Wire
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
-# Two ends as two users for root; an ordinary user can only name himself.
-_ME = os.geteuid()
-_USERS = f"sender = {{ user = {_ME} }}" if _ME else "sender = { user = 1 }\nreceiver = { user = 2 }"
 _SLOT = "slot_size = 4096"
 SIPC2 = {
-    "sysv": f"{_SLOT}\n{_USERS}",
+    "sysv": f"{_SLOT}\n{USERS}",
     "sysv-sender": f'{_SLOT}\nsegment_creator = "sender"',
     "sysv-queue": 'slot_size = 1000\ntransport = "queue"',
-    "posix": f'{_SLOT}\nbackend = "posix"\n{_USERS}',
+    "posix": f'{_SLOT}\nbackend = "posix"\n{USERS}',
     "posix-sender": f'{_SLOT}\nbackend = "posix"\nsegment_creator = "sender"',
     "posix-queue": 'slot_size = 1000\nbackend = "posix"\ntransport = "queue"',
 }
