@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Never
 
 from sipc.errors import LocalProtocolError
 from sipc.proto import control, rule
@@ -33,6 +34,7 @@ class SenderState(enum.IntEnum):
     PENDING = 2  # a block is committed, its DATA_READY not yet accepted by the queue
     CLOSING = 3  # the CLOSE block is committed, its message not yet accepted
     CLOSED = 4  # the CLOSE message is in the queue
+    FAILED = 5  # its caller did things out of order; nothing leads out
 
 
 class SenderEvent(enum.IntEnum):
@@ -62,7 +64,7 @@ _NEXT: list[list[int | None]] = [
     for state in SenderState
 ]
 _BEGIN, _ABANDON, _COMMIT, _COMMIT_CLOSE, _ACCEPTED, _NOOP = (int(event) for event in SenderEvent)
-_READY, _FILLING, _PENDING, _CLOSING, _CLOSED = (int(state) for state in SenderState)
+_READY, _FILLING, _PENDING, _CLOSING, _CLOSED, _FAILED = (int(state) for state in SenderState)
 _CLOSE_FLAG = int(Flag.CLOSE)
 _VERSION = control.VERSION
 _pack = control.LAYOUT.pack
@@ -145,15 +147,19 @@ class SenderMachine:
         following = _NEXT[self._state][event]
         if following is None:
             state, name = SenderState(self._state).name, SenderEvent(event).name
-            raise LocalProtocolError(f"a sender that is {state} can not {name}: close it and open a new one")
+            self._misused(f"a sender that is {state} can not {name}: close it and open a new one")
         self._state = following
+
+    def _misused(self, message: str) -> Never:
+        self._state = _FAILED
+        raise LocalProtocolError(message)
 
     def begin(self) -> int:
         """Take the next block's slot for writing; returns its index.  Needs `free`."""
         slot = self.last % self._slots
         announced = self._announced[slot]
         if announced is not None and self._sent < announced + self._after:
-            raise LocalProtocolError("the next slot is still being read: send NOOPs until it is free")
+            self._misused("the next slot is still being read: send NOOPs until it is free")
         if self._state == _READY:
             self._state = _FILLING
         else:
@@ -172,7 +178,7 @@ class SenderMachine:
         `payload` is the block's data in the queue transport, where it follows the control message.
         """
         if length > self._geometry.slot_size:
-            raise LocalProtocolError(f"{length} bytes do not fit a slot of {self._geometry.slot_size}")
+            self._misused(f"{length} bytes do not fit a slot of {self._geometry.slot_size}")
         kind = 1
         if self._state == _FILLING and not flags & _CLOSE_FLAG:
             self._state = _PENDING
@@ -215,7 +221,9 @@ class SenderMachine:
         segment.  Whatever interrupts it, `resync()` finds what is real.
         """
         segment = self._segment
-        if self._state != _READY or segment is None:
+        if segment is None:
+            self._misused("a run of blocks needs a segment: use begin, commit and accepted")
+        if self._state != _READY:
             return self._advance(_BEGIN)
         words, slots, announced, after = segment.words, segment.slots, self._announced, self._after
         seq, sent, count, epoch, noop = self.last, self._sent, self._slots, self._epoch, self.noop
@@ -251,7 +259,7 @@ class SenderMachine:
 
     def resync(self) -> None:
         """After an interruption at any point: find the state the segment is in, and go on from there."""
-        if self._state == _CLOSED:
+        if self._state in (_CLOSED, _FAILED):
             return
         if self._segment is not None:
             known, closing = self.last, self._state == _CLOSING
