@@ -99,6 +99,8 @@ class BlockReceiver(Endpoint):
             self._finish_block()
         if machine.ended:
             raise self._end()
+        if machine.failure is not None:
+            raise machine.failure  # at once: its message may have been consumed, so that waiting would be for ever
         self._taken = False  # again: an exception may have come between finishing a block and noting it
         if self._recover:
             self._recover = False

@@ -11,13 +11,16 @@ from sipc.spec import Geometry
 __all__ = (
     "CLOSE_FLAGS",
     "DATA_FLAGS",
+    "control_fields",
     "control_messages",
     "corrupted",
     "epochs",
+    "flow_geometries",
     "geometries",
     "hostile_bytes",
     "record_batches",
     "seqs",
+    "streams",
     "u32",
     "u64",
 )
@@ -50,6 +53,33 @@ geometries = st.builds(
     Geometry, slots=st.integers(1, 9), depth=st.integers(1, 5), slot_size=st.integers(1, 3 * 4096)
 )
 
+# Small enough that slots and queue wrap around many times within one example.
+flow_geometries = st.builds(
+    Geometry, slots=st.integers(1, 6), depth=st.integers(1, 4), slot_size=st.sampled_from([1, 8, 64, 4096, 5000])
+)
+
+# What a sender sends as one piece, as (length, flags) of each block: a message in one block or in several, packed
+# records, or the end of the stream (in order, or cut).
+_lengths = st.one_of(st.integers(0, 70), st.just(4096))
+
+
+@st.composite
+def _large(draw: st.DrawFn) -> list[tuple[int, int]]:
+    lengths = draw(st.lists(_lengths, min_size=2, max_size=5))
+    last = len(lengths) - 1
+    return [
+        (length, int((Flag.MORE if at < last else 0) | (Flag.CONTINUED if at else 0)))
+        for at, length in enumerate(lengths)
+    ]
+
+
+streams = st.one_of(
+    _lengths.map(lambda length: [(length, 0)]),
+    _lengths.map(lambda length: [(length, int(Flag.RECORDS))]),
+    _large(),
+    st.sampled_from([[(0, int(Flag.CLOSE))], [(0, int(Flag.CLOSE | Flag.MORE))]]),
+)
+
 # Empty records are records too; a batch of none is no block.
 record_batches = st.lists(st.binary(max_size=64), min_size=1, max_size=40)
 
@@ -72,6 +102,23 @@ _close = st.builds(
     seq=seqs,
 )
 control_messages = st.one_of(_data, _noop, _close)
+
+
+@st.composite
+def control_fields(draw: st.DrawFn, *, epoch: int, slots: int, slot_size: int) -> dict[str, int]:
+    """The fields of a message that is nearly right, or is: each one is what it should be most of the time."""
+    seq = draw(st.one_of(st.integers(1, 6), st.integers(1, 6), u64))
+    kind = draw(st.sampled_from([1, 1, 1, 1, 1, 2, 3, 0, 4, 255]))
+    flags = CLOSE_FLAGS if kind == Kind.CLOSE else DATA_FLAGS
+    right = (seq - 1) % slots
+    return {
+        "kind": kind,
+        "slot": draw(st.sampled_from([right, right, right, draw(st.integers(0, 0xFFFF))])),
+        "flags": draw(st.one_of(st.sampled_from(flags).map(int), st.sampled_from(flags).map(int), u32)),
+        "epoch": draw(st.sampled_from([epoch, epoch, epoch, epoch, draw(epochs)])),
+        "seq": seq,
+        "length": draw(st.one_of(st.integers(0, slot_size), st.integers(0, slot_size + 1), u64)),
+    }
 
 
 @st.composite

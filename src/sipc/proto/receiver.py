@@ -27,7 +27,7 @@ class ReceiverState(enum.IntEnum):
     WAITING = 0  # the next message may be consumed
     HOLDING = 1  # a block is with the caller; nothing may be consumed
     ENDED = 2  # the stream was closed
-    FAILED = 3  # the sender broke the protocol
+    FAILED = 3  # the sender broke the protocol, or this side's caller did
 
 
 class ReceiverEvent(enum.IntEnum):
@@ -134,15 +134,16 @@ class ReceiverMachine:
         following = _NEXT[self._state][event]
         if following is None:
             state, name = ReceiverState(self._state).name, ReceiverEvent(event).name
+            self._state = _FAILED
             raise LocalProtocolError(f"a receiver that is {state} can not take {name}: open a new one")
         self._state = following
 
     def fail(self, error: RemoteProtocolError) -> Never:
-        """Enter the terminal state and raise `error`."""
+        """Enter the terminal state and raise `error`; the first one, when there was one before."""
+        self._advance(_VIOLATION)
         if self.failure is None:
             self.failure = error
-        self._advance(_VIOLATION)
-        raise error
+        raise self.failure
 
     def feed(self, message: bytes, mtype: int | None = None) -> int:
         """Judge one consumed message; returns a `ReceiverEvent` (NOTHING, BLOCK or END) as an int.
@@ -179,6 +180,7 @@ class ReceiverMachine:
         if self._state != _WAITING:
             if self.failure is not None:
                 raise self.failure
+            self._state = _FAILED
             raise LocalProtocolError("a message may be consumed only when the block before it is finished")
         try:
             return self._judge(message, mtype)
@@ -270,6 +272,8 @@ class ReceiverMachine:
 
         Returns BLOCK, END, or NOTHING.  Source: DESIGN section 5.
         """
+        if self.failure is not None:
+            raise self.failure
         if self._segment is None or self.cursor is None or self._state != _WAITING:
             return _NOTHING
         seq = self.cursor + 1

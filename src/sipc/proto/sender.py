@@ -122,6 +122,7 @@ class SenderMachine:
         self.pending: bytes | None = None
         self.noop = control.encode(Kind.NOOP, 0, 0, epoch, 0, 0)
         if segment is None:
+            self._last_announced = 0 if last else None  # what a predecessor announced may still be in the queue
             self.resumption = Resumption(last_seq=last, in_order=in_order)
         else:
             self.resumption = self._recover(segment)
