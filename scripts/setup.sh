@@ -28,7 +28,13 @@ need python3 command -v "$python"
 need python3-venv "$python" -c 'import venv, ensurepip'
 case $extras in *dev* | *bench*) need gcc command -v cc && need libc6-dev sh -c 'echo "#include <sys/msg.h>" | cc -E -' ;; esac
 # The policy compiler and what reads a policy back: the SELinux tests compile and prove policies on any host.
-case $extras in *dev*) need secilc command -v secilc ;; esac
+# setools and audit2why, of the distribution's own Python, are what the tests compare our reading with.
+case $extras in *dev*)
+  need secilc command -v secilc
+  need python3-setools /usr/bin/python3 -c 'import setools'
+  need python3-selinux /usr/bin/python3 -c 'import selinux.audit2why'
+  ;;
+esac
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]"

@@ -6,8 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from sipc.definitions import parse
+from sipc.selinux.binary import read_policy
+from sipc.selinux.compose import compose
 from sipc.selinux.options import Options, Profile
 from sipc.selinux.policy import generate
+from sipc.selinux.report import Report
+from sipc.selinux.verify import verify
 from sipc.spec import ChannelSpec, Enforcement
 
 GOLDEN = Path(__file__).resolve().parents[1] / "unit/selinux/golden"
@@ -27,6 +31,18 @@ def specs_of(text: str) -> list[ChannelSpec]:
 def modules(text: str, options: Options | None = None) -> dict[str, str]:
     """All modules for a definition file's text, as CIL by name."""
     return {name: module.text() for name, module in generate(specs_of(text), options).items()}
+
+
+def prove_mutant(
+    definition: str, base: list[Path], extra: str = "", without: str = "", options: Options | None = None
+) -> Report:
+    """Compile channels with one more module, or one line less in any of theirs, and verify them."""
+    texts = modules(definition, options)
+    if without:
+        (name,) = (name for name, text in texts.items() if f"\n{without}\n" in text)
+        texts[name] = texts[name].replace(f"\n{without}\n", "\n")
+    policy = read_policy(compose(base, {**texts, "mutant": extra}), "mutant")
+    return verify(policy, specs_of(definition), options)
 
 
 def golden_text(case: str) -> str:

@@ -168,5 +168,7 @@ def _quiet() -> list[Statement]:
         ),
         Optional("sipc_quiet_cgroup", (DontAudit(PROGRAM, "cgroup_t", "dir", ("search",)),)),
         Optional("sipc_quiet_selinux_config", (DontAudit(PROGRAM, "selinux_config_t", "dir", ("getattr", "search")),)),
+        DontAudit(PROGRAM, "self", "unix_stream_socket", ("connect",)),
+        DontAudit(PROGRAM, "self", "unix_dgram_socket", ("create",)),
         DontAudit(PROGRAM, "self", "capability", ("dac_override", "dac_read_search", "net_admin", "sys_ptrace")),
     ]

@@ -8,6 +8,7 @@ name types and never attributes, because a later module may put its own type int
 from __future__ import annotations
 
 from sipc.selinux.cil import Comment, Constrain, Expression, Is, IsNot, NeverAllow, Or, Statement
+from sipc.selinux.ends import End
 from sipc.selinux.grants import ChannelTypes
 from sipc.selinux.options import Options, Profile
 from sipc.spec import Backend, ChannelSpec, SegmentCreator
@@ -22,6 +23,8 @@ __all__ = (
     "only",
     "own_constraints",
     "posix_constraints",
+    "process_constraints",
+    "wall_constraints",
 )
 
 # Acts on a process that reach into it.  Who may do the first group: launchers and the domain itself.
@@ -34,6 +37,8 @@ _MAKING = {"msgq": ("create", "destroy"), "sem": ("create", "destroy"), "shm": (
 # Classes whose objects an end makes with its own type.  Neither end may touch such an object of the other.
 _WALL = ("dir", "fd", "fifo_file", "file", "key", "lnk_file", "msgq", "process", "sem", "shm", "sock_file",
          "unix_dgram_socket", "unix_stream_socket")  # fmt: skip
+# Of these, what is a domain's own and nobody else's, when the domain is made here.
+_OWN_CLASSES = ("fd", "fifo_file", "key", "unix_dgram_socket", "unix_stream_socket")
 # Ways around: writes through map_files, tracing, reading others' IPC objects, raw memory.
 _CAPABILITIES = ("ipc_owner", "sys_admin", "sys_module", "sys_ptrace", "sys_rawio")
 _CAPABILITIES2 = ("bpf", "checkpoint_restore", "mac_admin", "mac_override", "perfmon")
@@ -53,9 +58,12 @@ def own_constraints(name: str, options: Options) -> list[Statement]:
         Comment("its own pipes, sockets and keys are nobody else's, nor what can be written in its /proc"),
         *(
             Constrain(cls, None, only(name, *allowed))
-            for cls in ("fd", "fifo_file", "key", "unix_dgram_socket", "unix_stream_socket")
+            for cls in _OWN_CLASSES
         ),
         Constrain("file", ("append", "setattr", "write"), only(name, name, *options.launchers)),
+        Comment("no names for sockets: base policies let all domains bind, and whether a name is taken can be seen"),
+        Constrain("unix_stream_socket", ("bind", "connect", "listen"), IsNot("t1", name)),
+        Constrain("unix_dgram_socket", ("bind", "connect", "create"), IsNot("t1", name)),
     ]
 
 
@@ -135,46 +143,55 @@ def file_constraints(types: ChannelTypes) -> list[Statement]:
     return statements
 
 
-def end_constraints(spec: ChannelSpec, types: ChannelTypes, options: Options) -> list[Statement]:
-    """The doors around the ends."""
-    s, r, c = types.sender, types.receiver, types.channel
-    statements: list[Statement] = [Comment("the ends make no IPC object, of any class")]
-    for end in (s, r):
-        for cls, making in _MAKING.items():
-            if cls == "shm" and end == types.segment:
-                statements.append(Constrain(cls, making, Or((IsNot("t1", end), Is("t2", end)))))
-            else:
-                statements.append(Constrain(cls, making, IsNot("t1", end)))
+def end_constraints(end: End, options: Options) -> list[Statement]:
+    """The doors around one end, whatever its channels."""
+    name = end.name
+    statements: list[Statement] = [Comment(f"{name} makes no IPC object, of any class")]
+    for cls, making in _MAKING.items():
+        spared = (Is("t2", name),) if cls == "shm" and end.makes_segment else ()
+        statements.append(Constrain(cls, making, Or((IsNot("t1", name), *spared))))
     statements.append(Comment("no shared locks, no look at others' IPC objects, no way around"))
-    for end, state in ((s, types.sender_state), (r, types.receiver_state)):
-        mine = (state, *options.lockable.get(end, ()))
-        for cls in _LOCKED_CLASSES:
-            places = tuple(Is("t2", name) for name in mine) if cls == "file" else ()
-            statements.append(Constrain(cls, ("lock",), Or((IsNot("t1", end), *places))))
-        statements += [
-            Constrain("system", ("ipc_info",), IsNot("t1", end)),
-            Constrain("capability", _CAPABILITIES, IsNot("t1", end)),
-            Constrain("capability2", _CAPABILITIES2, IsNot("t1", end)),
-            Constrain("cap_userns", _CAPABILITIES, IsNot("t1", end)),
-            Constrain("cap2_userns", _CAPABILITIES2, IsNot("t1", end)),
-            Constrain("bpf", None, IsNot("t1", end)),
-            Constrain("perf_event", None, IsNot("t1", end)),
-        ]
-    statements.append(Comment("what one end makes with its own type, the other does not touch"))
+    for cls in _LOCKED_CLASSES:
+        places = tuple(Is("t2", place) for place in end.lockable) if cls == "file" else ()
+        statements.append(Constrain(cls, ("lock",), Or((IsNot("t1", name), *places))))
+    return [
+        *statements,
+        Constrain("system", ("ipc_info",), IsNot("t1", name)),
+        Constrain("capability", _CAPABILITIES, IsNot("t1", name)),
+        Constrain("capability2", _CAPABILITIES2, IsNot("t1", name)),
+        Constrain("cap_userns", _CAPABILITIES, IsNot("t1", name)),
+        Constrain("cap2_userns", _CAPABILITIES2, IsNot("t1", name)),
+        Constrain("bpf", None, IsNot("t1", name)),
+        Constrain("perf_event", None, IsNot("t1", name)),
+        *process_constraints(name, options),
+    ]
+
+
+def wall_constraints(spec: ChannelSpec, types: ChannelTypes, made: list[str]) -> list[Statement]:
+    """Between the two ends: nothing but the channel."""
+    s, r = types.sender, types.receiver
+    statements: list[Statement] = [Comment("what one end makes with its own type, the other does not touch")]
     segment = types.segment == s and spec.backend is Backend.SYSV
-    for cls in _WALL:
-        if not (cls == "shm" and segment):
-            statements.append(Constrain(cls, None, Or((IsNot("t1", r), IsNot("t2", s)))))
-        statements.append(Constrain(cls, None, Or((IsNot("t1", s), IsNot("t2", r)))))
-    statements.append(Comment("started and signalled by the launchers alone; traced by nobody"))
-    for name in (s, r, c):
+    for source, target in ((r, s), (s, r)):
+        # What `own_constraints` says of a domain made here already, to everybody.
+        said = _OWN_CLASSES if target in made else ()
         statements += [
-            Constrain("process", GUARDED, only(name, name, *options.launchers, *options.switchers)),
-            Constrain("process", ("dyntransition",), only(name, name, *options.switchers)),
-            Constrain("process", OWN, only(name, name)),
-            Constrain("process2", None, only(name, name, *options.launchers, *options.switchers)),
+            Constrain(cls, None, Or((IsNot("t1", source), IsNot("t2", target))))
+            for cls in _WALL
+            if cls not in said and not (cls == "shm" and target == s and segment)
         ]
     return statements
+
+
+def process_constraints(name: str, options: Options) -> list[Statement]:
+    """Who may start, change into, trace and signal a domain."""
+    return [
+        Comment(f"{name} is started and signalled by its launchers alone, and traced by nobody"),
+        Constrain("process", GUARDED, only(name, name, *options.launchers, *options.switchers)),
+        Constrain("process", ("dyntransition",), only(name, name, *options.switchers)),
+        Constrain("process", OWN, only(name, name)),
+        Constrain("process2", None, only(name, name, *options.launchers, *options.switchers)),
+    ]
 
 
 def neverallows(

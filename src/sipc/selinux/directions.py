@@ -23,7 +23,8 @@ _FILES = ("anon_inode", "blk_file", "chr_file", "dir", "fifo_file", "file", "lnk
 # selinux_file_ioctl; fs/ioctl.c).  A device, a pipe and a socket have commands of their own: both ways.
 _PLAIN = ("dir", "file", "lnk_file", "sock_file")
 _SOCKET_READ = "accept getattr getopt listen read recv_msg recvfrom"
-_SOCKET_WRITE = "append connectto create relabelto send_msg sendto setattr setopt shutdown write"
+_SOCKET_WRITE = "append create relabelto send_msg sendto setattr setopt shutdown write"
+# connectto is in neither: a connection carries data both ways, and nothing is asked again.
 _SOCKETS = (
     "alg_socket", "icmp_socket", "key_socket", "netlink_audit_socket", "netlink_generic_socket",
     "netlink_kobject_uevent_socket", "netlink_route_socket", "netlink_selinux_socket", "netlink_socket",

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from sipc.selinux.directions import flows
 from sipc.selinux.image import ObjectClass, Policy, Rule, bits
 
-__all__ = ("Graph", "Hop", "Path")
+__all__ = ("Graph", "Hop", "Legs")
 
 
 # Objects that every process has: itself, and its files in /proc.
 _ALWAYS = frozenset({"dir", "file", "lnk_file", "process", "process2"})
+# Objects that have the type of the domain that made them, and can be made with no other.
+_BY_MAKER = frozenset({"msgq", "sem", "shm"})
 # Classes of packets and of those who exchange them.
 _PACKETS = frozenset({"association", "netif", "node", "packet", "peer"})
 _INTERNET = frozenset({"icmp_socket", "rawip_socket", "sctp_socket", "tcp_socket", "udp_socket"})
@@ -43,7 +45,7 @@ class Hop:
         )
 
 
-Path = tuple[Hop, ...]
+Legs = dict[tuple[str, int], Hop]  # by class and acting type
 
 
 class Graph:
@@ -51,33 +53,34 @@ class Graph:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._out: dict[int, dict[int, Hop]] = {}
-        self._in: dict[int, dict[int, Hop]] = {}
+        self._out: dict[int, dict[int, Legs]] = {}
+        self._in: dict[int, dict[int, Legs]] = {}
         self._network: dict[int, bool] = {}
 
-    def out_of(self, number: int) -> dict[int, Hop]:
+    def out_of(self, number: int) -> dict[int, Legs]:
         """Types that information reaches from this one in one hop, each with a witness."""
         if number not in self._out:
             self._out[number] = self._edges(number, outward=True)
         return self._out[number]
 
-    def into(self, number: int) -> dict[int, Hop]:
+    def into(self, number: int) -> dict[int, Legs]:
         """Types from which information reaches this one in one hop, each with a witness."""
         if number not in self._in:
             self._in[number] = self._edges(number, outward=False)
         return self._in[number]
 
-    def _edges(self, number: int, *, outward: bool) -> dict[int, Hop]:
+    def _edges(self, number: int, *, outward: bool) -> dict[int, Legs]:
         policy = self.policy
-        found: dict[int, Hop] = {}
+        found: dict[int, Legs] = {}
         # This type acts: it writes to others (outward) or reads from them.
         for rule in policy.rules_from(number):
             cls = policy.class_by_number[rule.cls]
             mask = rule.permissions & flows(cls)[0 if outward else 1]
+            mask = self._able(number, cls, mask)
             if mask and not self._idle(number, cls, mask):
                 for other in bits(policy.expand(rule.target)):
-                    if other != number and other not in found and (left := self._unstopped(number, other, cls, mask)):
-                        found[other] = self._hop((number, other), (number, other), cls, left, rule, outward=outward)
+                    if other != number and (left := self._unstopped(number, other, cls, mask)):
+                        self._add(found, (number, other), (number, other), cls, left, rule, outward=outward)
         # Others act on objects of this type: they read from them (outward) or write to them.
         for rule in policy.rules_to(number):
             cls = policy.class_by_number[rule.cls]
@@ -85,8 +88,8 @@ class Graph:
             mask = self._shared(number, cls, mask, outward=outward)
             if mask and not self._idle(number, cls, mask):
                 for other in bits(policy.expand(rule.source)):
-                    if other != number and other not in found and (left := self._unstopped(other, number, cls, mask)):
-                        found[other] = self._hop((number, other), (other, number), cls, left, rule, outward=outward)
+                    if other != number and (left := self._unstopped(other, number, cls, mask)):
+                        self._add(found, (number, other), (other, number), cls, left, rule, outward=outward)
         return found
 
     def _shared(self, number: int, cls: ObjectClass, mask: int, *, outward: bool) -> int:
@@ -96,19 +99,31 @@ class Graph:
         something only to who may lock the same thing.  A process, and its files in /proc, are there whatever
         the rules say.
         """
-        if cls.name in _ALWAYS or not self.policy.granted(number, number, self.policy.classes["process"]):
-            lock = cls.permissions.get("lock", 0)
-            own = self.policy.effective(number, number, cls)
-            is_object = not self.policy.granted(number, number, self.policy.classes["process"])
-            return mask if is_object or own & lock else mask & ~lock
-        own = self.policy.effective(number, number, cls)
-        if self.policy.permissive >> number & 1:
-            return mask
-        lock = cls.permissions.get("lock", 0)
+        policy = self.policy
+        if policy.permissive >> number & 1 or not policy.granted(number, number, policy.classes["process"]):
+            return mask  # it may do anything; or it is an object, not a domain
+        own = policy.effective(number, number, cls)
+        if cls.name in _BY_MAKER and not own & cls.permissions["create"]:
+            return 0  # such objects keep their maker's type: there is none of this type
         writes, reads = flows(cls)
-        if not own & (writes if outward else reads):
+        if cls.name not in _ALWAYS and not own & (writes if outward else reads):
             return 0
+        lock = cls.permissions.get("lock", 0)
         return mask if own & lock else mask & ~lock
+
+    def _able(self, number: int, cls: ObjectClass, mask: int) -> int:
+        """What is left when a domain that can not connect any socket is allowed to connect to somebody."""
+        to = cls.permissions.get("connectto", 0)
+        if not mask & to or self.policy.permissive >> number & 1:
+            return mask
+        connect = cls.permissions["connect"]
+        able = any(
+            rule.cls == cls.number
+            and rule.permissions & connect
+            and self.policy.reachable(number, cls, connect) & self.policy.expand(rule.target)
+            for rule in self.policy.rules_from(number)
+        )
+        return mask if able else mask & ~to
 
     def _idle(self, number: int, cls: ObjectClass, mask: int) -> bool:
         """Whether a class is about packets, and this domain can have no socket that sends or receives any."""
@@ -130,12 +145,17 @@ class Graph:
                     return True
         return False
 
-    def _hop(
-        self, ends: tuple[int, int], actors: tuple[int, int], cls: ObjectClass, mask: int, rule: Rule, *, outward: bool
-    ) -> Hop:
-        names = self.policy.type_names
+    def _add(
+        self, found: dict[int, Legs], ends: tuple[int, int], actors: tuple[int, int], cls: ObjectClass, mask: int,
+        rule: Rule, *, outward: bool,
+    ) -> None:  # fmt: skip
+        """Note one flow; of several of one class by one actor, the first that no boolean gates."""
+        names, legs = self.policy.type_names, found.setdefault(ends[1], {})
+        key = (cls.name, actors[0])
+        if key in legs and not (legs[key].conditional and not rule.conditional):
+            return
         start, end = ends if outward else ends[::-1]
-        return Hop(
+        legs[key] = Hop(
             names[start], names[end], names[actors[0]], names[actors[1]], cls.name, cls.names(mask), rule.conditional
         )
 
@@ -147,11 +167,11 @@ class Graph:
                 left |= 1 << n
         return left
 
-    def between(self, start: int, end: int) -> Hop | None:
-        """A witness that information goes from one type to another in one hop, if it does."""
-        return self.out_of(start).get(end)
+    def between(self, start: int, end: int) -> Legs:
+        """Witnesses that information goes from one type to another in one hop, one per class and actor."""
+        return self.out_of(start).get(end, {})
 
-    def two_hops(self, start: int, end: int) -> dict[int, Path]:
-        """Every type through which information goes from `start` to `end`, with a witness."""
+    def two_hops(self, start: int, end: int) -> dict[int, tuple[Legs, Legs]]:
+        """Every type through which information goes from `start` to `end`, with witnesses for both legs."""
         first, last = self.out_of(start), self.into(end)
         return {middle: (first[middle], last[middle]) for middle in sorted(first.keys() & last.keys())}

@@ -10,7 +10,7 @@ name types and never attributes, because a later module may put its own type int
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sipc.errors import SpecError
 from sipc.selinux.base import (
@@ -42,69 +42,34 @@ from sipc.selinux.constraints import (
     object_constraints,
     own_constraints,
     posix_constraints,
+    process_constraints,
+    wall_constraints,
 )
+from sipc.selinux.ends import End, ends_of
 from sipc.selinux.grants import ChannelTypes, expected, types_of
 from sipc.selinux.options import Options
 from sipc.spec import Backend, ChannelSpec
 
-__all__ = ("channel_module", "domain_module", "generate")
-
-
-def channel_module(spec: ChannelSpec, options: Options | None = None) -> Module:
-    """The module of one channel: load it after `base_module()`.
-
-    Raises `SpecError` for names that can not be types, or that stand for two things.
-    """
-    options = options or Options()
-    types = types_of(spec)
-    made = [name for name, given in ((types.sender, spec.sender.type), (types.receiver, spec.receiver.type))
-            if given is None]  # fmt: skip
-    for name in (types.sender, types.receiver, types.channel):
-        if name in options.launchers or name in options.switchers:
-            raise SpecError(f"channel {spec.name!r}: {name} can not be its own launcher: name another")
-    statements: list[Statement] = [
-        Comment(f"sipc channel {spec.name}: {types.sender} -> {types.receiver}"),
-        *_types(spec, types),
-    ]
-    for name in made:
-        statements += _domain(name, options)
-    statements += [*_data(types, made), *_helper(types, options), *_rules(spec, types)]
-    if spec.backend is Backend.POSIX:
-        statements += _posix(types)
-    else:
-        statements += object_constraints(spec, types)
-    statements += [
-        *file_constraints(types),
-        *end_constraints(spec, types, options),
-        *neverallows(spec, types, made, options),
-        *_contexts(spec, types),
-    ]
-    return Module(types.stem if types.stem.startswith("sipc_") else f"sipc_{types.stem}", tuple(statements))
-
-
-def domain_module(name: str, options: Options | None = None) -> Module:
-    """A module that makes one domain which several channels share (a filter receives on one, sends on another)."""
-    statements: list[Statement] = [
-        Comment(f"sipc domain {name}"),
-        *_domain(name, options or Options()),
-    ]
-    return Module(f"sipc_domain_{name.removesuffix('_t')}", tuple(statements))
+__all__ = ("channel_module", "end_module", "generate")
 
 
 def generate(specs: Iterable[ChannelSpec], options: Options | None = None) -> dict[str, Module]:
-    """All modules of some channels by name, the base module first.
+    """All modules of some channels by name: the base, one for each end that the definitions name, one per channel.
 
-    Raises `SpecError` when two modules would declare the same type, or `options.new` names a type no channel uses.
+    Give all channels that share an end at once: the end's module names what each of them lets it lock.  Raises
+    `SpecError` for names that can not be types, when two modules would declare the same type, or when `options.new`
+    names a type no channel uses.
     """
     options = options or Options()
     specs = list(specs)
     if not specs:
         raise SpecError("no channel to make a policy for: give a definition file")
-    used = {name for spec in specs for name in (spec.sender.type, spec.receiver.type) if name}
-    if strangers := sorted(options.new - used):
-        raise SpecError(f"no channel has an end of type {strangers[0]}: the types named are {sorted(used) or 'none'}")
-    modules = [base_module(), *(domain_module(name, options) for name in sorted(options.new))]
-    modules += [channel_module(spec, options) for spec in specs]
+    ends = ends_of(specs, options)
+    named = sorted(end.name for end in ends.values() if end.home is None)
+    if strangers := sorted(options.new - set(named)):
+        raise SpecError(f"no channel has an end of type {strangers[0]}: the types named are {named or 'none'}")
+    modules = [base_module(), *(end_module(ends[name], options) for name in named)]
+    modules += [channel_module(spec, ends, options) for spec in specs]
     owner: dict[str, str] = {}
     found: dict[str, Module] = {}
     for module in modules:
@@ -115,10 +80,56 @@ def generate(specs: Iterable[ChannelSpec], options: Options | None = None) -> di
             if name in owner:
                 raise SpecError(
                     f"type {name} would be made by both {owner[name]} and {module.name}: "
-                    "give one channel type = 'another_t', or name the shared end's type as new once"
+                    "give one channel type = 'another_t'"
                 )
             owner[name] = module.name
     return found
+
+
+def channel_module(spec: ChannelSpec, ends: Mapping[str, End], options: Options) -> Module:
+    """The module of one channel."""
+    types = types_of(spec)
+    made = [name for name in (types.sender, types.receiver) if ends[name].home is not None]
+    statements: list[Statement] = [
+        Comment(f"sipc channel {spec.name}: {types.sender} -> {types.receiver}"),
+        *_types(spec, types),
+    ]
+    for name in made:
+        statements += [*_domain(name, options), *end_constraints(ends[name], options)]
+    statements += [*_data(types, made), *_helper(types, options), *_rules(spec, types)]
+    statements += _posix(types) if spec.backend is Backend.POSIX else object_constraints(spec, types)
+    statements += [
+        *file_constraints(types),
+        *wall_constraints(spec, types, [name for name in (types.sender, types.receiver) if ends[name].made]),
+        *process_constraints(types.channel, options),
+        *neverallows(spec, types, made, options),
+        *_contexts(spec, types),
+    ]
+    return Module(types.stem if types.stem.startswith("sipc_") else f"sipc_{types.stem}", tuple(statements))
+
+
+def end_module(end: End, options: Options) -> Module:
+    """The module of one end that the definitions name: its constraints, and the domain itself if it is made here."""
+    stem = end.name.removesuffix("_t")
+    statements: list[Statement] = [Comment(f"sipc end {end.name}")]
+    if end.made:
+        data = f"{stem}_data_t"
+        statements += [
+            *_domain(end.name, options),
+            Comment("a place of its own"),
+            *file_type(data),
+            Allow(end.name, data, "dir", _MANAGE_DIR),
+            Allow(end.name, data, "file", _MANAGE_FILE),
+            FileContext(f"/var/lib/sipc/domains/{stem}(/.*)?", "any", data),
+        ]
+    statements += end_constraints(end, options)
+    return Module(f"sipc_end_{stem}", tuple(statements))
+
+
+_LIST_DIR = ("getattr", "ioctl", "open", "read", "search")
+_MANAGE_DIR = (*_LIST_DIR, "add_name", "create", "remove_name", "rename", "rmdir", "setattr", "write")
+_MANAGE_FILE = ("append", "create", "getattr", "ioctl", "link", "map", "open", "read", "rename", "setattr", "unlink",
+                "write")  # fmt: skip
 
 
 def _types(spec: ChannelSpec, types: ChannelTypes) -> list[Statement]:
@@ -169,13 +180,12 @@ def _domain(name: str, options: Options) -> list[Statement]:
 def _data(types: ChannelTypes, made: list[str]) -> list[Statement]:
     """Where new ends keep their data: the sender reads, the receiver writes (its cursor too)."""
     statements: list[Statement] = []
-    directory = ("getattr", "ioctl", "open", "read", "search")
     if types.sender in made:
         source = f"{types.stem}_in_t"
         statements += [
             Comment("what the sender reads"),
             *file_type(source),
-            Allow(types.sender, source, "dir", directory),
+            Allow(types.sender, source, "dir", _LIST_DIR),
             Allow(types.sender, source, "file", ("getattr", "ioctl", "map", "open", "read")),
             FileContext(f"/var/lib/sipc/{_escaped(types.name)}/in(/.*)?", "any", source),
         ]
@@ -184,12 +194,10 @@ def _data(types: ChannelTypes, made: list[str]) -> list[Statement]:
         statements += [
             Comment("what the receiver writes, its cursor included"),
             *file_type(target),
-            Allow(types.receiver, target, "dir", (*directory, "add_name", "create", "remove_name", "rename", "rmdir",
-                                                  "setattr", "write")),
-            Allow(types.receiver, target, "file", ("append", "create", "getattr", "ioctl", "link", "map", "open",
-                                                   "read", "rename", "setattr", "unlink", "write")),
+            Allow(types.receiver, target, "dir", _MANAGE_DIR),
+            Allow(types.receiver, target, "file", _MANAGE_FILE),
             FileContext(f"/var/lib/sipc/{_escaped(types.name)}/out(/.*)?", "any", target),
-        ]  # fmt: skip
+        ]
     return statements
 
 

@@ -10,12 +10,12 @@ from tests.support.policies import GOLDEN, OPTIONS, golden_text, modules, specs_
 
 from sipc.errors import SpecError
 from sipc.selinux.base import base_module
+from sipc.selinux.binary import read_policy
 from sipc.selinux.compose import compose, find_modules
 from sipc.selinux.constraints import GUARDED
 from sipc.selinux.grants import expected, types_of
-from sipc.selinux.image import read_policy
 from sipc.selinux.options import Options, Profile
-from sipc.selinux.policy import channel_module, generate
+from sipc.selinux.policy import generate
 
 ROOT = GOLDEN.parents[3]
 CASES = sorted(path.stem for path in GOLDEN.glob("*.toml"))
@@ -124,6 +124,30 @@ def test_two_channels_whose_names_become_one_identifier_are_refused() -> None:
         generate(specs_of("[channel.a-b]\n[channel.'a.b']\n"))
 
 
+def test_one_end_makes_the_segment_of_one_channel_only() -> None:
+    """A segment that a sender makes has the sender's type: two such channels could not be told apart."""
+    text = """
+[channel.a]
+segment_creator = "sender"
+sender = { type = "shared_t" }
+[channel.b]
+segment_creator = "sender"
+sender = { type = "shared_t" }
+"""
+    with pytest.raises(SpecError, match="another channel's segment"):
+        generate(specs_of(text))
+
+
+def test_a_filter_may_lock_its_state_in_every_channel(small: list[Path]) -> None:
+    """One end of two channels: no constraint of one takes away what the other spares."""
+    texts = modules((GOLDEN / "chain.toml").read_text(), OPTIONS["chain"])
+    policy = read_policy(compose(small, texts), "chain")
+    cls = policy.classes["file"]
+    for state in ("sipc_low_receiver_state_t", "sipc_high_sender_state_t"):
+        usable = policy.effective(policy.numbers["filter_t"], policy.numbers[state], cls)
+        assert "lock" in cls.names(usable)
+
+
 def test_options_are_checked() -> None:
     """Launchers are named, new types are used, nothing is generated from nothing."""
     with pytest.raises(SpecError, match="launcher"):
@@ -138,17 +162,15 @@ def test_options_are_checked() -> None:
 
 def test_file_contexts_escape_the_dots_of_a_name() -> None:
     """The patterns of labels are regular expressions; a channel's name is not."""
-    (spec,) = specs_of("[channel.'a.b']\n")
-    text = channel_module(spec).text()
+    text = modules("[channel.'a.b']\n")["sipc_a_b"]
     assert '(filecon "/run/sipc/a\\.b\\.json" file' in text
     assert '(typetransition sipc_a_b_t sipc_registry_t dir "a.b" sipc_a_b_private_t)' in text
 
 
 def test_profile_fedora_differs_in_neverallows_only() -> None:
     """Where every domain may make objects of its own, the constraints say no and no neverallow fails the build."""
-    (spec,) = specs_of("[channel.feed]\n")
-    plain = channel_module(spec).text().splitlines()
-    fedora = channel_module(spec, Options(profile=Profile.FEDORA)).text().splitlines()
+    plain = modules("[channel.feed]\n")["sipc_feed"].splitlines()
+    fedora = modules("[channel.feed]\n", Options(profile=Profile.FEDORA))["sipc_feed"].splitlines()
     assert set(fedora) < set(plain)
     assert all(line.startswith("(neverallow ") for line in set(plain) - set(fedora))
 
@@ -175,5 +197,5 @@ def test_modules_are_found_in_files_folders_and_stores(tmp_path: Path) -> None:
 
 def test_what_the_compiler_says_is_passed_on(small: list[Path]) -> None:
     """A module that does not compile is bad input, with the compiler's words."""
-    with pytest.raises(SpecError, match="bad.cil:1"):
+    with pytest.raises(SpecError, match=r"bad\.cil:1"):
         compose(small, {"bad": "(allow nobody_t nobody_t (file (read)))\n"})

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requirements on a set of channels: `low_t -> high_t via filter_t`, `not high_t -> low_t`.
+
+Owns their words, and the way from one domain to another along channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sipc.errors import SpecError
+from sipc.selinux.cil import check_identifier
+
+__all__ = ("Requirement", "parse_requirement")
+
+_FORM = re.compile(r"\s*(?P<no>not\s+)?(?P<a>\S+)\s*->\s*(?P<b>\S+)(?:\s+via\s+(?P<via>.+?))?\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """Information must (or, `negated`, must not) be able to go from `start` to `end`, and only through all of `via`."""
+
+    start: str
+    end: str
+    via: tuple[str, ...] = ()
+    negated: bool = False
+
+    def __str__(self) -> str:
+        via = f" via {', '.join(self.via)}" if self.via else ""
+        return f"{'not ' if self.negated else ''}{self.start} -> {self.end}{via}"
+
+    def route(
+        self, channels: Sequence[tuple[str, str, str]], *, without: str | None = None
+    ) -> tuple[str, ...] | None:
+        """The shortest chain of channels (sender, receiver, name) from start to end, None when there is none."""
+        reached: dict[str, tuple[str, ...]] = {self.start: ()}
+        todo = [self.start]
+        for here in todo:
+            for sender, receiver, name in channels:
+                if sender == here and receiver not in reached and receiver != without:
+                    reached[receiver] = (*reached[here], f"{sender} -> {receiver}: channel {name}")
+                    todo.append(receiver)
+        return reached.get(self.end)
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Read one requirement.  Raises `SpecError` with the form that would do."""
+    match = _FORM.fullmatch(text)
+    if match is None or (match["no"] and match["via"]):
+        raise SpecError(
+            f"requirement {text!r} is not understood: write 'low_t -> high_t via filter_t' or 'not high_t -> low_t'"
+        )
+    start, end = (check_identifier(match[key], "type") for key in ("a", "b"))
+    via = tuple(check_identifier(name.strip(), "type") for name in (match["via"] or "").split(",") if name.strip())
+    if start == end:
+        raise SpecError(f"requirement {text!r} is about one type: name two")
+    return Requirement(start=start, end=end, via=via, negated=bool(match["no"]))
