@@ -17,6 +17,7 @@ from sipc.cli import demo as demonstration
 from sipc.cli import doctor as checks
 from sipc.cli import streams
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.policy import policy
 from sipc.descriptor import Descriptor
 from sipc.errors import ChannelNotFound
 from sipc.registry import Registry, search_path
@@ -35,6 +36,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on
 @click.version_option(package_name="sipc")
 def cli() -> None:
     """Move data one way: a helper makes the channel and exits, the sender sends, the receiver receives."""
+
+
+cli.add_command(policy)
 
 
 def run_helper(arguments: list[str]) -> subprocess.CompletedProcess[str]:
