@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # base_policy.sh: Debian's SELinux policy as CIL, to compile channels' modules against without SELinux on this host.
-# Prints a directory: full/*.cil (every module of selinux-policy-default) and small/*.cil (what a minimal guest runs).
-# Made once per version of the package, from the downloaded package; nothing is installed or configured.
+# Prints a directory: full/*.cil (every module of selinux-policy-default), small/*.cil (what a minimal guest runs),
+# include/ (headers to build modules in the reference policy's language with) and pp (turns such a module into CIL).
+# Made once per version of the package, from the downloaded packages; nothing is installed or configured.
 set -euo pipefail
 
 say() { echo "base_policy.sh: $*" >&2; }
@@ -16,7 +17,7 @@ fi
 [ -n "$version" ] || { say "apt knows no selinux-policy-default: run apt-get update as root"; exit 4; }
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sipc-policy
-place=$cache/debian-$version-1
+place=$cache/debian-${version//:/_}-2
 if [ ! -d "$place" ]; then
   mkdir -p "$cache"
   work=$(mktemp -d "$cache/.new.XXXXXX")
@@ -28,15 +29,14 @@ if [ ! -d "$place" ]; then
     dpkg -x "$work/$1"_*.deb "$work/root"
   }
   get selinux-policy-default
-  convert=/usr/libexec/selinux/hll/pp
-  if [ ! -x "$convert" ]; then
-    get policycoreutils
-    convert=$work/root$convert
-  fi
+  get selinux-policy-dev
+  get policycoreutils
   modules=$work/root/usr/share/selinux/default
   mkdir -p "$work/made/full" "$work/made/small"
+  cp "$work/root/usr/libexec/selinux/hll/pp" "$work/made/pp"
+  cp -r "$work/root/usr/share/selinux/devel/include" "$work/made/include"
   for module in $(cat "$modules/.modules"); do
-    bunzip2 -c "$modules/$module.pp.bz2" | "$convert" >"$work/made/full/$module.cil" 2>"$work/log" ||
+    bunzip2 -c "$modules/$module.pp.bz2" | "$work/made/pp" >"$work/made/full/$module.cil" 2>"$work/log" ||
       { cat "$work/log" >&2; say "can not convert $module"; exit 4; }
   done
   for module in base unconfined ssh su sudo rsync; do

@@ -31,6 +31,10 @@ case $extras in *dev* | *bench*) need gcc command -v cc && need libc6-dev sh -c 
 # setools and audit2why, of the distribution's own Python, are what the tests compare our reading with.
 case $extras in *dev*)
   need secilc command -v secilc
+  need m4 command -v m4
+  need make command -v make
+  need checkpolicy command -v checkmodule
+  need semodule-utils command -v semodule_package
   need python3-setools /usr/bin/python3 -c 'import setools'
   need python3-selinux /usr/bin/python3 -c 'import selinux.audit2why'
   ;;

@@ -44,6 +44,8 @@ def _shaping(command: _F) -> _F:
                      help="Domain that may start and signal the ends and the helper; may be repeated."),
         click.option("--switcher", multiple=True, help="Domain that may change into the ends' with setcon(3): tests."),
         click.option("--new", multiple=True, help="A type that the definitions name and that is to be made here."),
+        click.option("--sealed", multiple=True, help="A type that the definitions name, made elsewhere, that serves as "
+                     "an end and for nothing else: close its pipes, sockets and /proc files to all but launchers."),
         click.option("--lockable", multiple=True, metavar="END=TYPE",
                      help="Type of files that one end may lock besides its own."),
         click.option("--profile", type=click.Choice([profile.value for profile in Profile]), default="refpolicy",
@@ -55,8 +57,9 @@ def _shaping(command: _F) -> _F:
 
 
 def _options(
-    launcher: tuple[str, ...], switcher: tuple[str, ...], new: tuple[str, ...], lockable: tuple[str, ...], profile: str
-) -> Options:
+    launcher: tuple[str, ...], switcher: tuple[str, ...], new: tuple[str, ...], sealed: tuple[str, ...],
+    lockable: tuple[str, ...], profile: str,
+) -> Options:  # fmt: skip
     places: dict[str, tuple[str, ...]] = {}
     for entry in lockable:
         end, equals, kind = entry.partition("=")
@@ -64,7 +67,12 @@ def _options(
             raise SpecError(f"--lockable {entry!r}: write END=TYPE, for example sensor_t=sensor_db_t")
         places[end] = (*places.get(end, ()), kind)
     return Options(
-        launchers=launcher, switchers=switcher, new=frozenset(new), lockable=places, profile=Profile(profile)
+        launchers=launcher,
+        switchers=switcher,
+        new=frozenset(new),
+        sealed=frozenset(sealed),
+        lockable=places,
+        profile=Profile(profile),
     )
 
 
@@ -82,14 +90,15 @@ def _specs(files: tuple[Path, ...], channels: tuple[str, ...]) -> list[ChannelSp
 @_shaping
 def generate_(
     files: tuple[Path, ...], out: Path | None, channel: tuple[str, ...], launcher: tuple[str, ...],
-    switcher: tuple[str, ...], new: tuple[str, ...], lockable: tuple[str, ...], profile: str, as_json: bool,
+    switcher: tuple[str, ...], new: tuple[str, ...], sealed: tuple[str, ...], lockable: tuple[str, ...], profile: str,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Write the CIL modules for the channels that definition FILES describe (default: /etc/sipc/channels.d/*.toml).
 
     Nothing is loaded.  The module 'sipc' is the same for all channels; each channel, and each end that the
     definitions name, has one more.
     """
-    modules = generate(_specs(files, channel), _options(launcher, switcher, new, lockable, profile))
+    modules = generate(_specs(files, channel), _options(launcher, switcher, new, sealed, lockable, profile))
     texts = {name: module.text() for name, module in modules.items()}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +129,7 @@ def generate_(
 def verify_(
     files: tuple[Path, ...], binary: Path | None, base: tuple[Path, ...], as_given: bool, require: tuple[str, ...],
     channel: tuple[str, ...], launcher: tuple[str, ...], switcher: tuple[str, ...], new: tuple[str, ...],
-    lockable: tuple[str, ...], profile: str, as_json: bool,
+    sealed: tuple[str, ...], lockable: tuple[str, ...], profile: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Prove that a policy keeps the channels of definition FILES one-way, or show why it does not.
 
@@ -130,7 +139,7 @@ def verify_(
         raise SpecError("--policy and --base are two policies: give one")
     if as_given and not base:
         raise SpecError("--as-given says how to compose, and nothing is composed: give --base, or leave it out")
-    options = _options(launcher, switcher, new, lockable, profile)
+    options = _options(launcher, switcher, new, sealed, lockable, profile)
     requirements = [parse_requirement(text) for text in require]
     # Requirements alone can be checked without a definition; without both, `verify` refuses.
     specs = _specs(files, channel) if files or channel or DEFINITIONS.is_dir() or not requirements else []

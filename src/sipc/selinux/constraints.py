@@ -37,7 +37,7 @@ _MAKING = {"msgq": ("create", "destroy"), "sem": ("create", "destroy"), "shm": (
 # Classes whose objects an end makes with its own type.  Neither end may touch such an object of the other.
 _WALL = ("dir", "fd", "fifo_file", "file", "key", "lnk_file", "msgq", "process", "sem", "shm", "sock_file",
          "unix_dgram_socket", "unix_stream_socket")  # fmt: skip
-# Of these, what is a domain's own and nobody else's, when the domain is made here.
+# Of these, what is a sealed domain's own and nobody else's.
 _OWN_CLASSES = ("fd", "fifo_file", "key", "unix_dgram_socket", "unix_stream_socket")
 # Ways around: writes through map_files, tracing, reading others' IPC objects, raw memory.
 _CAPABILITIES = ("ipc_owner", "sys_admin", "sys_module", "sys_ptrace", "sys_rawio")
@@ -52,7 +52,7 @@ def only(target: str, *sources: str) -> Expression:
 
 
 def own_constraints(name: str, options: Options) -> list[Statement]:
-    """For a domain made here: what it makes with its own type is touched by itself and its launchers alone."""
+    """For a sealed domain: what it makes with its own type is touched by itself and its launchers alone."""
     allowed = (name, *options.launchers, *options.switchers)
     return [
         Comment("its own pipes, sockets and keys are nobody else's, nor what can be written in its /proc"),
@@ -167,14 +167,14 @@ def end_constraints(end: End, options: Options) -> list[Statement]:
     ]
 
 
-def wall_constraints(spec: ChannelSpec, types: ChannelTypes, made: list[str]) -> list[Statement]:
+def wall_constraints(spec: ChannelSpec, types: ChannelTypes, sealed: list[str]) -> list[Statement]:
     """Between the two ends: nothing but the channel."""
     s, r = types.sender, types.receiver
     statements: list[Statement] = [Comment("what one end makes with its own type, the other does not touch")]
     segment = types.segment == s and spec.backend is Backend.SYSV
     for source, target in ((r, s), (s, r)):
-        # What `own_constraints` says of a domain made here already, to everybody.
-        said = _OWN_CLASSES if target in made else ()
+        # What `own_constraints` says already, to everybody.
+        said = _OWN_CLASSES if target in sealed else ()
         statements += [
             Constrain(cls, None, Or((IsNot("t1", source), IsNot("t2", target))))
             for cls in _WALL

@@ -23,12 +23,14 @@ class End:
     """One end's domain.
 
     `home`: the channel whose module makes it, None for a type the definitions name, which has a module of its own.
-    `made`: made here, not by another module.  `lockable`: types of the files it may lock.
+    `made`: made here, not by another module.  `sealed`: what it makes is nobody else's, as with all made here.
+    `lockable`: types of the files it may lock.
     """
 
     name: str
     home: str | None
     made: bool
+    sealed: bool
     makes_segment: bool
     lockable: tuple[str, ...]
 
@@ -65,6 +67,7 @@ def ends_of(specs: Iterable[ChannelSpec], options: Options) -> dict[str, End]:
                 name=name,
                 home=spec.name if given is None else None,
                 made=given is None or name in options.new,
+                sealed=given is None or name in options.new or name in options.sealed,
                 makes_segment=makes or (before is not None and before.makes_segment),
                 lockable=(*(before.lockable if before is not None else ()), state, *extra),
             )

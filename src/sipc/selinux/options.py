@@ -26,17 +26,20 @@ class Options:
 
     `launchers` may start, signal and limit the ends and the helper; `switchers` may change into them with
     setcon(3), which only tests need; `new` names types of the definitions that are to be made here (types the
-    definitions leave out always are); `lockable` are types of files that one end, by type, may lock besides its own.
+    definitions leave out always are); `sealed` names types made elsewhere that serve as an end and for nothing else,
+    so that their pipes, sockets, keys and /proc files may be closed to everybody but the launchers; `lockable` are
+    types of files that one end, by type, may lock besides its own.
     """
 
     launchers: tuple[str, ...] = ("init_t",)
     switchers: tuple[str, ...] = ()
     new: frozenset[str] = frozenset()
+    sealed: frozenset[str] = frozenset()
     lockable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     profile: Profile = Profile.REFPOLICY
 
     def __post_init__(self) -> None:
         if not self.launchers:
             raise SpecError("a channel that nothing may start is of no use: name at least one launcher")
-        for name in (*self.launchers, *self.switchers, *self.new):
+        for name in (*self.launchers, *self.switchers, *self.new, *self.sealed):
             check_identifier(name, "type")

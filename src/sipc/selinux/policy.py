@@ -66,7 +66,7 @@ def generate(specs: Iterable[ChannelSpec], options: Options | None = None) -> di
         raise SpecError("no channel to make a policy for: give a definition file")
     ends = ends_of(specs, options)
     named = sorted(end.name for end in ends.values() if end.home is None)
-    if strangers := sorted(options.new - set(named)):
+    if strangers := sorted((options.new | options.sealed) - set(named)):
         raise SpecError(f"no channel has an end of type {strangers[0]}: the types named are {named or 'none'}")
     modules = [base_module(), *(end_module(ends[name], options) for name in named)]
     modules += [channel_module(spec, ends, options) for spec in specs]
@@ -95,12 +95,12 @@ def channel_module(spec: ChannelSpec, ends: Mapping[str, End], options: Options)
         *_types(spec, types),
     ]
     for name in made:
-        statements += [*_domain(name, options), *end_constraints(ends[name], options)]
+        statements += [*_domain(name, options), *own_constraints(name, options), *end_constraints(ends[name], options)]
     statements += [*_data(types, made), *_helper(types, options), *_rules(spec, types)]
     statements += _posix(types) if spec.backend is Backend.POSIX else object_constraints(spec, types)
     statements += [
         *file_constraints(types),
-        *wall_constraints(spec, types, [name for name in (types.sender, types.receiver) if ends[name].made]),
+        *wall_constraints(spec, types, [name for name in (types.sender, types.receiver) if ends[name].sealed]),
         *process_constraints(types.channel, options),
         *neverallows(spec, types, made, options),
         *_contexts(spec, types),
@@ -122,6 +122,8 @@ def end_module(end: End, options: Options) -> Module:
             Allow(end.name, data, "file", _MANAGE_FILE),
             FileContext(f"/var/lib/sipc/domains/{stem}(/.*)?", "any", data),
         ]
+    if end.sealed:
+        statements += own_constraints(end.name, options)
     statements += end_constraints(end, options)
     return Module(f"sipc_end_{stem}", tuple(statements))
 
@@ -169,7 +171,6 @@ def _domain(name: str, options: Options) -> list[Statement]:
             for entry in (program, EXEC, "bin_t")
         ),
         *_launch(name, options),
-        *own_constraints(name, options),
     ]
     statements += [TypeTransition(launcher, program, "process", name) for launcher in options.launchers]
     for launcher in options.launchers:
