@@ -72,7 +72,9 @@ _RUN = (
     _Line("random numbers", ("urandom_device_t",), (("chr_file", _READ),)),
     _Line("is SELinux enforcing, and what does the loaded policy allow (DESIGN section 8)", ("security_t",),
           (("dir", _LIST), ("file", ("getattr", "map", "open", "read", "write")), ("lnk_file", ("getattr", "read")),
-           ("security", ("check_context", "compute_av")))),
+           ("filesystem", ("getattr",)), ("security", ("check_context", "compute_av")))),
+    _Line("libselinux looks for its settings before it says that SELinux is there", ("selinux_config_t",),
+          (("dir", _SEARCH), ("file", ("getattr", "open", "read")))),
 )  # fmt: skip
 # No capabilities, no sockets, no IPC objects; fork stands for threads too.
 _SELF = (
@@ -167,7 +169,6 @@ def _quiet() -> list[Statement]:
             ),
         ),
         Optional("sipc_quiet_cgroup", (DontAudit(PROGRAM, "cgroup_t", "dir", ("search",)),)),
-        Optional("sipc_quiet_selinux_config", (DontAudit(PROGRAM, "selinux_config_t", "dir", ("getattr", "search")),)),
         DontAudit(PROGRAM, "self", "unix_stream_socket", ("connect",)),
         DontAudit(PROGRAM, "self", "unix_dgram_socket", ("create",)),
         DontAudit(PROGRAM, "self", "capability", ("dac_override", "dac_read_search", "net_admin", "sys_ptrace")),
