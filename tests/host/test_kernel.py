@@ -107,6 +107,7 @@ class Kit:
     which: Backend
     objects: KernelObjects
     used: list[Keys] = field(default_factory=list)
+    opened: list[Channel] = field(default_factory=list)
 
     def keys(self, *, segment: bool = True) -> Keys:
         """New keys, whose objects are removed after the test."""
@@ -132,7 +133,8 @@ class Kit:
             self.objects.open_queue(keys.queue, role, message_size=SIZE, memory=memory)
             for role, memory in zip(Role, memories, strict=True)
         )
-        return Channel(keys, sender, receiver, [memory for memory in memories if memory is not None])
+        self.opened.append(Channel(keys, sender, receiver, [memory for memory in memories if memory is not None]))
+        return self.opened[-1]
 
     def aside(self, function: Callable[[], Any]) -> Aside:
         """Run `function` on the other side."""
@@ -166,6 +168,8 @@ def kit(request: pytest.FixtureRequest, registry: Path) -> Iterator[Kit]:
     """A backend; nothing of what its tests made is left (which the registry's fixture looks for)."""
     kit = Kit(request.param, kernel.backend(request.param))
     yield kit
+    for channel in kit.opened:
+        channel.close()
     for keys in kit.used:
         kit.objects.remove(keys)
         with pytest.raises(ChannelNotFound):
