@@ -77,6 +77,7 @@ def create(spec: ChannelSpec, registry: Path, *, replacing: bool = False) -> Des
     old_umask = os.umask(_SYSTEM_UMASK)
     try:
         with _translated(registry), Publisher(registry, shared=shared) as publisher:
+            _check_squatting(spec, publisher)
             _clean_journal(publisher, spec.name)
             if spec.name in publisher.registry.names():
                 if not replacing:
@@ -110,6 +111,17 @@ def _check_users(spec: ChannelSpec) -> None:
                 f"{spec.label}: {role} is uid {who.uid}, and only root can make a channel for another user: "
                 f"run the helper as root, or remove {role}.user"
             )
+
+
+def _check_squatting(spec: ChannelSpec, publisher: Publisher) -> None:
+    """Whoever can read the key before the sender has used it could put a forged segment there."""
+    dac = spec.enforcement is Enforcement.DAC
+    if spec.segment_creator is SegmentCreator.SENDER and dac and os.fstat(publisher.registry.fd).st_mode & 0o077:
+        raise SpecError(
+            f"{spec.label}: segment_creator = 'sender' would publish the segment's key in {publisher.registry.path}, "
+            "which others may read, and any of them could make the segment first: "
+            "use segment_creator = 'helper', or a registry of mode 0700, or enforcement = 'selinux'"
+        )
 
 
 def _create(publisher: Publisher, spec: ChannelSpec) -> Descriptor:

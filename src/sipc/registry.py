@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from sipc.descriptor import Descriptor
-from sipc.errors import Busy, ChannelNotFound, RegistryError
+from sipc.errors import Busy, ChannelNotFound, Denied, RegistryError
 from sipc.spec import NAME, Role, check_name
 
 __all__ = ("SYSTEM", "Registry", "RoleFiles", "search_path")
@@ -62,6 +62,10 @@ class Registry:
             self._fd = os.open(path, DIRECTORY)
         except FileNotFoundError as error:
             raise ChannelNotFound(f"no registry at {path}: no channel has been created there yet") from error
+        except PermissionError as error:
+            raise RegistryError(
+                f"registry {path}: {error.strerror}; it is closed to uid {os.geteuid()}: name one of your own"
+            ) from error
         except OSError as error:
             raise RegistryError(f"registry {path}: {error.strerror}; it must be a real directory") from error
         try:
@@ -157,10 +161,12 @@ class Registry:
             return os.open(where, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._fd)
         except FileNotFoundError as error:
             raise ChannelNotFound(f"{self.path / where} is gone: the channel was destroyed") from error
-        except OSError as error:
-            raise RegistryError(
+        except PermissionError as error:
+            raise Denied(
                 f"{self.path / where}: {error.strerror}; this process must run as the {role} named in the definition"
             ) from error
+        except OSError as error:
+            raise RegistryError(f"{self.path / where}: {error.strerror}; it must be a plain file") from error
 
 
 def _label(fd: int) -> str | None:

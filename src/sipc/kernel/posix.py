@@ -266,5 +266,11 @@ class PosixObjects(KernelObjects):
             os.close(fd)
             raise lost(key)
         if made:
-            self._give(fd, None, gid, mode)
+            try:
+                with _translated("fchown", f"segment {key}"):
+                    self._give(fd, None, gid, mode)
+            except BaseException:
+                os.close(fd)
+                posix_ipc.unlink_shared_memory(key)
+                raise
         return _PosixMemory(fd, size, writable=True), status.st_ino, made
