@@ -7,12 +7,13 @@ field may be is judged in `proto/receiver.py`; what blocks mean to a caller is `
 
 from __future__ import annotations
 
+import io
 import os
 import time
 import zlib
 
 from sipc.cursor import Cursor
-from sipc.endpoint import COPY_PIECE, Endpoint, Parts, copy_in_pieces
+from sipc.endpoint import COPY_PIECE, Endpoint, Parts
 from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, Timeout
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.receiver import ReceiverEvent, ReceiverMachine
@@ -160,11 +161,16 @@ class BlockReceiver(Endpoint):
         """A private copy of the block in hand, its checksum verified."""
         machine = self._machine
         length = machine.length
-        if self._segment is None or length > COPY_PIECE:
-            data = bytearray(length)
+        if self._segment is None:
             with self._view() as view:
-                copy_in_pieces(memoryview(data), view, length)
-            copy = bytes(data)
+                copy = bytes(view)
+        elif length > COPY_PIECE:
+            # In pieces; and BytesIO hands out its buffer as bytes as it is, where a second copy would hold the
+            # interpreter lock throughout.
+            gathered, slot = io.BytesIO(), self._segment.slots[machine.slot]
+            for start in range(0, length, COPY_PIECE):
+                gathered.write(slot[start : min(start + COPY_PIECE, length)])
+            copy = gathered.getvalue()
         else:
             copy = bytes(self._segment.slots[machine.slot][:length])
         if machine.crc:

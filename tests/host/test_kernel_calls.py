@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -848,6 +849,22 @@ def test_other_threads_run_during_large_copies(backend: Backend, registry: Path)
             assert receiver.receive(30) == data
             assert watcher.count > before
     memory.close()
+
+
+def test_a_large_block_is_copied_out_once(registry: Path) -> None:
+    """In pieces and straight to what the caller gets: a second copy would be one in a single piece."""
+    make(registry, "c", slots=3, depth=1, slot_size=LARGE)
+    data = os.urandom(1 << 20) * 63 + b"the end of it"
+    with sipc.open_sender("c", registry=registry) as sender, sipc.open_receiver("c", registry=registry) as receiver:
+        sender.send(data)
+        tracemalloc.start()
+        try:
+            got = receiver.receive(30)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert got == data
+    assert len(data) < peak < 1.5 * len(data)
 
 
 # -- POSIX is a choice ----------------------------------------------------------------------------------------
