@@ -8,7 +8,7 @@
         for message in receiver:
             ...
 
-`sipc.libsipc` speaks the wire of the C library libsipc.
+`sipc.aio` has both ends for asyncio, `sipc.libsipc` speaks the wire of the C library libsipc.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -81,23 +81,27 @@ class Receiver(BlockReceiver):
         """The next whole message; None when the block holds records (then `_records` has them)."""
         while True:
             self._next_block(deadline)
-            machine = self._machine
-            flags = machine.flags
-            part = self._copy()
-            if not flags:
-                self._taken = True
+            part = self._take_block()
+            if part is not None or not self._machine.flags & _MORE:
                 return part
-            if flags & _RECORDS:
-                self._take_records(part)
-                return None
-            if flags & _MORE:
-                self._keep_part(part)
-                continue
-            if flags & _CONTINUED:
-                part = b"".join((*self._parts_of_message, part))
+
+    def _take_block(self) -> bytes | None:
+        """Copy the block in hand: the message that it completes, else None (it goes on, or has records)."""
+        machine = self._machine
+        flags = machine.flags
+        part = self._copy()
+        if flags & _RECORDS:
+            self._take_records(part)
+            return None
+        if flags & _MORE:
+            self._keep_part(part)
+            return None
+        if flags & _CONTINUED:
+            part = b"".join((*self._parts_of_message, part))
+        if flags:
             self._parts_of_message = []
-            self._taken = True
-            return part
+        self._taken = True
+        return part
 
     def _take_records(self, block: bytes) -> None:
         try:
@@ -107,6 +111,62 @@ class Receiver(BlockReceiver):
         self._next_record = self._cursor.records if self._cursor is not None else 0
         self._records = records
         self._taken = True
+
+    def _record(self) -> bytes | None:
+        """The next record of the block in hand, if there is one left."""
+        index = self._next_record
+        if self._cursor is not None:
+            self._cursor.finished_records(index)
+        if index < len(self._records):
+            self._next_record = index + 1
+            return self._records[index]
+        self._records = []
+        return None
+
+    # -- steps that do not wait, for `sipc.aio`: each raises `Timeout` when it would have to -------------------
+
+    def _receive_block(self) -> bytes | None:
+        """One block's worth of `receive`: a message, or None when it takes another step."""
+        with self._exclusive():
+            if self._records and (record := self._record()) is not None:
+                return record
+            self._next_block(0.0)
+            return self._take_block()
+
+    def _rest_of_records(self) -> list[bytes]:
+        with self._exclusive():
+            rest = self._records[self._next_record :]
+            self._next_record = len(self._records)
+            return rest
+
+    @contextmanager
+    def _filling(self, buffer: bytearray | memoryview) -> Iterator[Callable[[], int | None]]:
+        """One block's worth of `receive_into` at a time: the length, or None when it takes another step."""
+        target = memoryview(buffer).cast("B")
+        done = 0
+
+        def fill() -> int | None:
+            nonlocal done
+            with self._exclusive():
+                if self._next_record < len(self._records):
+                    return self._record_into(target)
+                self._records = []
+                self._next_block(0.0)
+                if self._machine.flags & _RECORDS:
+                    self._take_records(self._copy())
+                    return None
+                if not self._machine.flags & _CONTINUED:
+                    done = 0
+                start, done = done, self._block_into(target, done)
+                return None if self._pass_part(target[start:done]) else done
+
+        try:
+            for part in self._parts_of_message:
+                done = self._put_into(target, done, memoryview(part))
+            yield fill
+        except BaseException:
+            self._save_parts(target, done)
+            raise
 
     # -- the caller's side ---------------------------------------------------------------------------------
 
@@ -126,14 +186,8 @@ class Receiver(BlockReceiver):
             self._barred = _IN_USE
             deadline = None if timeout is None else time.monotonic() + timeout
             while True:
-                if self._records:
-                    index = self._next_record
-                    if self._cursor is not None:
-                        self._cursor.finished_records(index)
-                    if index < len(self._records):
-                        self._next_record = index + 1
-                        return self._records[index]
-                    self._records = []
+                if self._records and (record := self._record()) is not None:
+                    return record
                 message = self._message(deadline)
                 if message is not None:
                     return message
@@ -180,8 +234,9 @@ class Receiver(BlockReceiver):
                 for part in self._parts_of_message:
                     done = self._put_into(target, done, memoryview(part))
                 while True:
-                    if self._records:
+                    if self._next_record < len(self._records):
                         return self._record_into(target)
+                    self._records = []
                     self._next_block(deadline)
                     slots = self._segment.slots if plain and self._segment is not None else None
                     flags = machine.flags
@@ -211,17 +266,9 @@ class Receiver(BlockReceiver):
                         continue
                     if not flags & _CONTINUED:
                         done = 0
-                    start = done
-                    view = self._view()
-                    done = self._put_into(target, done, view)
-                    view.release()
-                    if self._machine.crc:
-                        self._check_sum(zlib.crc32(target[start:done]))
-                    if not flags & _MORE:
-                        self._parts_of_message = []
-                        self._taken = True
+                    start, done = done, self._block_into(target, done)
+                    if not self._pass_part(target[start:done]):
                         return done
-                    self._pass_part(target[start:done])
             except BaseException:
                 self._save_parts(target, done)
                 raise
@@ -232,17 +279,29 @@ class Receiver(BlockReceiver):
             if self._barred is _IN_USE:
                 self._barred = None
 
-    def _pass_part(self, part: memoryview) -> None:
-        """Like `_keep_part`, for a part that lies in the caller's buffer already."""
-        machine = self._machine
-        if not machine.flags & _CONTINUED:
+    def _block_into(self, target: memoryview, start: int) -> int:
+        """Copy the block in hand into the caller's buffer from `start` on; returns where it ends."""
+        view = self._view()
+        end = self._put_into(target, start, view)
+        view.release()
+        if self._machine.crc:
+            self._check_sum(zlib.crc32(target[start:end]))
+        return end
+
+    def _pass_part(self, part: memoryview) -> bool:
+        """Count the block, which lies in the caller's buffer already; whether its message goes on."""
+        machine, cursor = self._machine, self._cursor
+        more = bool(machine.flags & _MORE)
+        if more and cursor is not None:
+            if not machine.flags & _CONTINUED:
+                cursor.drop_kept()
+            cursor.keep(machine.seq, bytes(part))
+        if not more or not machine.flags & _CONTINUED:
             self._parts_of_message = []
-            if self._cursor is not None:
-                self._cursor.drop_kept()
-        if self._cursor is not None:
-            self._cursor.keep(machine.seq, bytes(part))
         self._taken = True
-        self._finish_block()
+        if more:
+            self._finish_block()
+        return more
 
     def _save_parts(self, target: memoryview, done: int) -> None:
         """The call did not get its whole message: keep what only the caller's buffer holds."""
@@ -256,13 +315,9 @@ class Receiver(BlockReceiver):
         index = self._next_record
         if self._cursor is not None:
             self._cursor.finished_records(index)
-        if index < len(self._records):
-            record = self._records[index]
-            size = self._put_into(target, 0, memoryview(record))
-            self._next_record = index + 1
-            return size
-        self._records = []
-        return 0
+        size = self._put_into(target, 0, memoryview(self._records[index]))
+        self._next_record = index + 1
+        return size
 
     def _put_into(self, target: memoryview, start: int, view: memoryview) -> int:
         end = start + view.nbytes

@@ -151,13 +151,15 @@ class Sender(Endpoint):
         self._interrupted = False
 
     def _put(self, view: Buffer, size: int, flags: int, deadline: float | None) -> None:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._prepare(left):
+        self._place(view, size, flags, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def _place(self, view: Buffer, size: int, flags: int, timeout: float | None) -> None:
+        if not self._prepare(timeout):
             raise Timeout(
                 f"channel {self.name!r}: the receiver did not free a slot in time; nothing of this message was sent"
             )
         self._store(view, size, flags)
-        self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def _pieces(self, view: memoryview) -> Iterator[tuple[memoryview, int]]:
         """The blocks of a message larger than a slot, with their flags."""
@@ -167,7 +169,7 @@ class Sender(Endpoint):
                 f"a message of {size} bytes is larger than max_message = {self._parts.spec.max_message} "
                 f"of channel {self.name!r}: send it in parts, or raise max_message in the definition"
             )
-        for start in range(0, size, step):
+        for start in range(0, size or 1, step):
             more = _MORE if start + step < size else 0
             yield view[start : start + step], more | (_CONTINUED if start else 0)
 
@@ -175,6 +177,24 @@ class Sender(Endpoint):
         deadline = None if timeout is None else time.monotonic() + timeout
         for piece, flags in self._pieces(view):
             self._put(piece, piece.nbytes, flags, deadline)
+
+    # -- steps that do not wait, for `sipc.aio`: each raises `Timeout` when it would have to -------------------
+
+    def _put_now(self, view: Buffer, flags: int) -> None:
+        with self._exclusive():
+            self._place(view, len(view), flags, 0.0)
+
+    def _announce_now(self) -> None:
+        with self._exclusive():
+            if self._interrupted:
+                self._resync()
+            if self._machine.pending is not None and not self._announce(0.0):
+                raise Timeout(f"channel {self.name!r}: the queue is full")
+
+    def _close_now(self) -> None:
+        with self._exclusive():
+            if not self._broken:
+                self._close_stream(_CLOSE, 0.0)
 
     # -- the three steps of a block ------------------------------------------------------------------------
 
@@ -210,6 +230,11 @@ class Sender(Endpoint):
         else:
             self._state[1], self._state[2] = machine.last + 1, int(bool(flags & _CLOSE))
             machine.commit(size, flags, 0, view)
+        self._committed()
+
+    def _committed(self) -> None:
+        """A block is real: what comes next is only its announcement."""
+        self._interrupted = False
         if self._first_flags:
             self._first_flags = 0
             self._plain = self._is_plain()
@@ -258,24 +283,29 @@ class Sender(Endpoint):
         """
         with self._exclusive():
             deadline = None if timeout is None else time.monotonic() + timeout
-            # The types are looked at first: copying bytes into bytes would cost more than all the rest.
-            plain = set(map(type, messages)) <= {bytes}
-            items = cast("Sequence[bytes]", messages) if plain else [bytes(item) for item in messages]
             sent = 0
             try:
-                for first, end, packed in self._batches(items):
-                    if packed:
-                        block = packing.pack(items[first:end])
-                        self._put(block, len(block), _RECORDS, deadline)
-                    elif len(items[first]) <= self._one_block:
-                        self._put(items[first], len(items[first]), 0, deadline)
-                    else:
+                for end, data, flags in self._runs(messages):
+                    if flags is None:
                         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                        self._send_large(memoryview(items[first]), left)
+                        self._send_large(memoryview(data), left)
+                    else:
+                        self._put(data, len(data), flags, deadline)
                     sent = end
             except Timeout as error:
                 error.sent = sent
                 raise
+
+    def _runs(self, messages: Sequence[Buffer]) -> Iterator[tuple[int, bytes, int | None]]:
+        """The blocks of many messages: (messages up to here, bytes, flags); flags None for one larger than a slot."""
+        # The types are looked at first: copying bytes into bytes would cost more than all the rest.
+        plain = set(map(type, messages)) <= {bytes}
+        items = cast("Sequence[bytes]", messages) if plain else [bytes(item) for item in messages]
+        for first, end, packed in self._batches(items):
+            if packed:
+                yield end, packing.pack(items[first:end]), _RECORDS
+            else:
+                yield end, items[first], 0 if len(items[first]) <= self._one_block else None
 
     def _batches(self, items: Sequence[bytes]) -> Iterator[tuple[int, int, bool]]:
         """Cut `items` into (first, end, packed) runs that fill a slot each."""
@@ -335,7 +365,7 @@ class Sender(Endpoint):
             self._state[1], self._state[2] = machine.last + 1, 0
         held.view.release()
         machine.commit(length, self._first_flags, crc, payload)
-        self._first_flags = 0
+        self._committed()
 
     def flush(self, timeout: float | None = None) -> None:
         """Return once the receiver has finished every message; only the queue tells, by having had room.

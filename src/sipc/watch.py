@@ -20,7 +20,7 @@ from sipc.descriptor import Descriptor
 from sipc.errors import ChannelNotFound, KernelError, Timeout
 from sipc.registry import Registry
 
-__all__ = ("find", "wait_for")
+__all__ = ("find", "wait_for", "watching")
 
 _IN_CREATE, _IN_MOVED_TO, _IN_DELETE, _IN_ATTRIB = 0x100, 0x80, 0x200, 0x4
 _IN_MOVE_SELF, _IN_DELETE_SELF, _IN_ONLYDIR = 0x800, 0x400, 0x01000000
@@ -56,7 +56,7 @@ def wait_for(name: str, directories: list[Path], timeout: float | None) -> tuple
             raise
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
-        with _watching(directories) as fd:
+        with watching(directories) as fd:
             try:
                 return find(name, directories)  # it may have come before the watch
             except ChannelNotFound:
@@ -70,7 +70,7 @@ def wait_for(name: str, directories: list[Path], timeout: float | None) -> tuple
 
 
 @contextmanager
-def _watching(directories: list[Path]) -> Iterator[int]:
+def watching(directories: list[Path]) -> Iterator[int]:
     """An inotify descriptor on each directory, or on the nearest one above it that exists."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
