@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import struct
 from pathlib import Path
 
-from sipc.errors import SpecError
+from sipc.errors import KernelError, SpecError
 
 __all__ = ("Cursor",)
 
@@ -30,21 +31,17 @@ class Cursor:
     def __init__(self, path: str | os.PathLike[str], epoch: int) -> None:
         """Open or make the files; a cursor of another epoch starts anew at block 0.
 
-        Raises `SpecError` when `path` can not be used or is no cursor.
+        Raises `SpecError` when `path` can not be used or is no cursor, `KernelError` when FILE.partial can not go.
         """
         self.path = Path(path)
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+            try:
+                self._words = self._map(fd)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise SpecError(f"cursor {self.path}: {error.strerror}: name a file in a directory of your own") from error
-        try:
-            size = os.fstat(fd).st_size
-            if size not in (0, _SIZE):
-                raise SpecError(f"cursor {self.path} is no cursor file ({size} bytes, not {_SIZE}): name another file")
-            os.ftruncate(fd, _SIZE)
-            self._words = memoryview(mmap.mmap(fd, _SIZE)).cast("Q")
-        finally:
-            os.close(fd)
         if self._words[_MAGIC_WORD] not in (0, _MAGIC):
             raise SpecError(f"cursor {self.path} is no cursor file: name another file")
         self._partial = self.path.with_name(self.path.name + ".partial")
@@ -52,9 +49,25 @@ class Cursor:
         self._partial_end = 0
         if self._words[_EPOCH] != epoch:
             # Epoch last: a cursor that dies here is still the old epoch's, and starts anew again.
+            self.drop_kept()
             self._words[_SEQ] = self._words[_RECORDS] = 0
             self._words[_MAGIC_WORD] = _MAGIC
             self._words[_EPOCH] = epoch
+
+    def _map(self, fd: int) -> memoryview:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size not in (0, _SIZE):
+            raise SpecError(
+                f"cursor {self.path} is no cursor file ({status.st_size} bytes, not {_SIZE}): name another file"
+            )
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            mode = stat.S_IMODE(status.st_mode)
+            raise SpecError(
+                f"cursor {self.path} (uid {status.st_uid}, mode {mode:04o}) can be changed by others, who could make "
+                "this receiver skip blocks: name a file of your own that nobody else may write"
+            )
+        os.posix_fallocate(fd, 0, _SIZE)  # a store to a page that the disk has no room for would be SIGBUS
+        return memoryview(mmap.mmap(fd, _SIZE)).cast("Q")
 
     @property
     def seq(self) -> int:
@@ -76,15 +89,23 @@ class Cursor:
         self._words[_RECORDS] = ((self._words[_SEQ] + 1) & 0xFFFFFFFF) << 32 | count
 
     def keep(self, seq: int, block: bytes) -> None:
-        """Keep a block of an unfinished message; to be called before `seq` is stored."""
-        if self._partial_fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._partial_fd = os.open(self._partial, flags, 0o600)
-        data = _FRAME.pack(seq, len(block)) + block
+        """Keep a block of an unfinished message; to be called before `seq` is stored.  Raises `KernelError`."""
+        data = memoryview(_FRAME.pack(seq, len(block)) + block)
         start = self._partial_end
-        while data:
-            written = os.pwrite(self._partial_fd, data, start)
-            start, data = start + written, data[written:]
+        try:
+            if self._partial_fd < 0:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._partial_fd = os.open(self._partial, flags, 0o600)
+            while data:
+                written = os.pwrite(self._partial_fd, data, start)
+                start, data = start + written, data[written:]
+        except OSError as error:
+            raise KernelError(
+                error.errno or 0,
+                f"{error.strerror}: the block was not taken; make room and receive again",
+                syscall="write",
+                obj=str(self._partial),
+            ) from error
         self._partial_end = start
 
     def kept(self) -> list[bytes]:
@@ -93,6 +114,8 @@ class Cursor:
             data = self._partial.read_bytes()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise SpecError(f"cursor {self._partial}: {error.strerror}: remove it, or name another file") from error
         blocks: list[bytes] = []
         last = offset = 0
         while offset + _FRAME.size <= len(data):
@@ -115,7 +138,12 @@ class Cursor:
             os.close(self._partial_fd)
             self._partial_fd = -1
         self._partial_end = 0
-        self._partial.unlink(missing_ok=True)
+        try:
+            self._partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise KernelError(
+                error.errno or 0, f"{error.strerror}: remove it by hand", syscall="unlink", obj=str(self._partial)
+            ) from error
 
     def close(self) -> None:
         """Close the files; they stay."""

@@ -8,6 +8,8 @@ whose fault it was, after h11's `_util.py`; resource errors say who went away, a
 
 from __future__ import annotations
 
+from functools import partial
+
 __all__ = (
     "Broken",
     "Busy",
@@ -57,6 +59,10 @@ class RemoteProtocolError(SipcError):
         self.field = field
         self.value = value
         self.bound = bound
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle by its parts: the message is made from them."""
+        return type(self), (self.field, self.value, self.bound)
 
 
 class Closed(SipcError):
@@ -117,6 +123,11 @@ class KernelError(SipcError, OSError):
         self.syscall = syscall
         self.object = obj
         self.expected_label = expected_label
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle with the parts that OSError does not know."""
+        make = partial(type(self), syscall=self.syscall, obj=self.object, expected_label=self.expected_label)
+        return make, (self.errno, self.strerror)
 
     def __str__(self) -> str:
         label = f" (expected label {self.expected_label})" if self.expected_label else ""

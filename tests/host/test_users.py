@@ -27,6 +27,7 @@ import sipc.kernel
 import sipc.kernel.posix  # before the rights to read it are given up
 import sipc.kernel.sysv
 from sipc import helper
+from sipc.cursor import Cursor
 from sipc.definitions import parse
 from sipc.descriptor import Descriptor
 from sipc.enforcement import account
@@ -511,6 +512,28 @@ def test_a_registry_that_another_user_names_is_refused(users: Users, place: Path
     assert len(messages) == 3
     assert all(f"belongs to uid {users.outsider.uid}" in message for message in messages)
     users.outsider.do(lambda: helper.destroy("c", registry))
+
+
+def test_a_cursor_that_another_user_made_is_refused(users: Users, place: Path) -> None:
+    """Whoever may write it could make a receiver skip what it has not seen; modes alone do not tell."""
+    for mode in (0o600, 0o644, 0o666):
+        path = place / f"cursor-{mode:o}"
+        path.touch()
+        os.chown(path, users.outsider.uid, users.outsider.gid)
+        path.chmod(mode)
+
+    def act() -> list[str]:
+        messages = []
+        for mode in (0o600, 0o644, 0o666):
+            with pytest.raises(sipc.SpecError) as caught:
+                Cursor(place / f"cursor-{mode:o}", 1)
+            messages.append(str(caught.value))
+        return messages
+
+    closed, readable, writable = users.receiver.do(act)
+    assert "Permission denied" in closed
+    assert "Permission denied" in readable
+    assert f"(uid {users.outsider.uid}, mode 0666) can be changed by others" in writable
 
 
 # -- one user, for another
