@@ -96,6 +96,7 @@ class Cursor:
             if self._partial_fd < 0:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._partial_fd = os.open(self._partial, flags, 0o600)
+                os.ftruncate(self._partial_fd, start)  # what is behind was never finished, or is not ours
             while data:
                 written = os.pwrite(self._partial_fd, data, start)
                 start, data = start + written, data[written:]

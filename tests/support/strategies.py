@@ -6,11 +6,25 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from sipc.proto.control import CONTROL_SIZE, ControlMessage, Flag, Kind
-from sipc.spec import Geometry
+from sipc.spec import (
+    MAX_DEPTH,
+    MAX_SLOT_SIZE,
+    MAX_SLOTS,
+    Backend,
+    ChannelSpec,
+    Enforcement,
+    Geometry,
+    Principal,
+    SegmentCreator,
+    Transport,
+    Wire,
+)
 
 __all__ = (
     "CLOSE_FLAGS",
     "DATA_FLAGS",
+    "channel_names",
+    "channel_specs",
     "control_fields",
     "control_messages",
     "corrupted",
@@ -139,3 +153,46 @@ hostile_bytes = st.one_of(
     st.binary(min_size=CONTROL_SIZE, max_size=CONTROL_SIZE),
     corrupted(control_messages.map(ControlMessage.encode)),
 )
+
+channel_names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
+# What TOML can hold in a string, and JSON too: no lone surrogates; and no NUL, which no path and no type has.
+_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+_ids = st.integers(0, 0xFFFFFFFE)
+
+
+@st.composite
+def _principals(draw: st.DrawFn) -> Principal:
+    uid = draw(st.none() | _ids)
+    return Principal(uid=uid, gid=None if uid is None else draw(_ids), type=draw(st.none() | _texts))
+
+
+@st.composite
+def channel_specs(draw: st.DrawFn) -> ChannelSpec:
+    """Any channel that a definition can describe."""
+    wire = draw(st.sampled_from(Wire))
+    transport = draw(st.sampled_from(Transport))
+    libsipc = wire is Wire.LIBSIPC
+    sender, receiver = draw(_principals()), draw(_principals())
+    if sender.gid == receiver.gid and sender.uid != receiver.uid and sender.gid is not None:
+        receiver = Principal(uid=sender.uid, gid=sender.gid, type=receiver.type)  # two users are in two groups
+    return ChannelSpec(
+        name=draw(channel_names),
+        wire=wire,
+        transport=transport,
+        backend=Backend.SYSV if libsipc else draw(st.sampled_from([Backend.SYSV, Backend.POSIX])),
+        geometry=Geometry(
+            slots=1 if libsipc else draw(st.integers(1, MAX_SLOTS)),
+            depth=1 if libsipc else draw(st.integers(1, MAX_DEPTH)),
+            slot_size=draw(st.integers(1, MAX_SLOT_SIZE)),
+        ),
+        segment_creator=(
+            SegmentCreator.HELPER if transport is Transport.QUEUE else draw(st.sampled_from(SegmentCreator))
+        ),
+        enforcement=draw(st.sampled_from(Enforcement)),
+        checksum=not libsipc and draw(st.booleans()),
+        max_message=draw(st.integers(1, (1 << 63) - 1)),
+        key_path=draw(_texts) if libsipc else None,
+        channel_type=draw(st.none() | _texts),
+        sender=sender,
+        receiver=receiver,
+    )

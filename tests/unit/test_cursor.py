@@ -227,6 +227,8 @@ def test_garbage_in_the_file_of_kept_blocks_is_never_more_than_its_blocks(path: 
         assert sum(FRAME.size + len(block) for block in kept) <= len(data)
         cursor.keep(seq, b"more")
         assert cursor.kept() == [*kept, b"more"]
+        cursor.keep(seq, b"and more")
+        assert cursor.kept() == [*kept, b"more", b"and more"]
         cursor.drop_kept()
         assert cursor.kept() == []
 
