@@ -12,6 +12,7 @@ ten times a second whether the channel still lives.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import secrets
@@ -45,7 +46,8 @@ def _translated(syscall: str, obj: str) -> Iterator[None]:
     except posix_ipc.ExistentialError as error:
         raise ChannelNotFound(f"{syscall}: no {obj}; it was removed, or is in another ipc namespace") from error
     except (posix_ipc.Error, OSError, ValueError) as error:
-        number = getattr(error, "errno", None) or 22
+        # posix_ipc words a refused argument as ValueError, a queue too many as OSError, both without errno.
+        number = getattr(error, "errno", None) or (errno.EINVAL if isinstance(error, ValueError) else errno.ENOSPC)
         raise KernelError(number, f"{error}; 'sipc doctor' checks the limits", syscall=syscall, obj=obj) from error
 
 
