@@ -178,7 +178,8 @@ def send(name: str, file: Path | None, registry: Path | None, wait: float | None
 @_registry
 @_wait
 @click.option("--timeout", type=float, help="Give up when nothing comes for this many seconds (exit code 5).")
-@click.option("--cursor", type=click.Path(dir_okay=False, path_type=Path), help="File that keeps what is finished.")
+@click.option("--cursor", type=click.Path(dir_okay=False, path_type=Path), help="File that keeps what is finished: "
+              "run again, this goes on there.  Only with standard output, a pipe or a device.")
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
 def recv(
     name: str, file: Path | None, registry: Path | None, wait: float | None, timeout: float | None,

@@ -19,7 +19,7 @@ import click
 
 from sipc.channel import open_receiver, open_sender
 from sipc.cli.exits import Exit
-from sipc.errors import Broken, ChannelNotFound, EndOfStream, Timeout
+from sipc.errors import Broken, ChannelNotFound, EndOfStream, SpecError, Timeout
 from sipc.proto.records import unpack
 from sipc.receiver import Receiver
 from sipc.sender import Sender
@@ -112,7 +112,15 @@ def receive(
     *,
     progress: bool,
 ) -> int:
-    """Receive one stream to a file or to standard output."""
+    """Receive one stream to a file or to standard output.
+
+    Raises `SpecError` for a plain file with a cursor: killed and run again it would get the rest of the stream alone.
+    """
+    if cursor is not None and file is not None and (file.is_file() or not file.exists()):
+        raise SpecError(
+            f"--cursor goes on in the middle of a stream, and {file} would hold only the rest of it: write to standard "
+            "output and append (sipc recv NAME --cursor CURSOR >> FILE), or leave out --cursor"
+        )
     signal.signal(signal.SIGTERM, _terminated)
     shown = _Progress(f"recv {name}", None, shown=progress)
     with _opened_receiver(name, registry, wait, cursor) as receiver:
