@@ -4,7 +4,7 @@ ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 VENV := $(ROOT).venv
 PY   := $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test vm-test vm-shell lint bench clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.demo: $(ROOT)pyproject.toml
@@ -24,6 +24,12 @@ demo: $(VENV)/.demo   ## a file crosses a channel whose helper has already exite
 
 test: $(VENV)/.dev    ## unit and host tests
 	@$(ROOT)scripts/test.sh $(PY)
+
+vm-test: $(VENV)/.dev ## the tests in an enforcing SELinux guest (software emulation); logs in build/vm
+	@cd $(ROOT) && mkdir -p build/vm && $(PY) -m pytest -q tests/vm --junitxml=build/vm/junit.xml
+
+vm-shell: $(VENV)/.dev ## a shell in that guest
+	@cd $(ROOT) && $(PY) -m tests.vm.guest
 
 lint: $(VENV)/.dev
 	@cd $(ROOT) && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy

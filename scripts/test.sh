@@ -4,4 +4,5 @@
 set -euo pipefail
 python=$1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec "$python" -m pytest -q tests/unit tests/host
+mkdir -p build/vm
+exec "$python" -m pytest -q tests/unit tests/host tests/vm --junitxml=build/vm/junit.xml

@@ -64,6 +64,7 @@ def account(descriptor: Descriptor) -> Account:
             "root and CAP_IPC_OWNER are not bound by modes",
             "the sender owns the objects and may change their mode (IPC_SET) or remove them",
             "IPC_STAT, /proc/sysvipc and /proc/locks show the other end's pids and times",
+            "both may read the descriptor, and so lock it, watch it, and see when it was last read",
         ]
         summary = (
             f"The direction is held by file modes alone (enforcement = dac): uid {sender.uid} writes, "

@@ -155,7 +155,7 @@ def faults(spec: ChannelSpec, domain: str, context: str) -> Iterator[Fault]:
     install = f"run 'sipc policy install' for channel {spec.name!r}"
     for target in _targets(spec, types, domain):
         tcontext = context if target == domain else _context_of(types, target)
-        if binding.security_check_context_raw(tcontext) != 0:
+        if not _known(binding, tcontext):
             yield Fault(
                 check="policy module",
                 found=f"{tcontext} is not a context of the loaded policy",
@@ -192,6 +192,13 @@ def faults(spec: ChannelSpec, domain: str, context: str) -> Iterator[Fault]:
                 remedy="run 'sipc policy verify' to see which, remove the module that grants it or install this "
                 "channel's module again",
             )
+
+
+def _known(binding: Any, context: str) -> bool:
+    try:
+        return bool(binding.security_check_context_raw(context) == 0)
+    except OSError:
+        return False
 
 
 def _context_of(types: ChannelTypes, target: str) -> str:

@@ -28,6 +28,7 @@ from sipc.selinux.cil import (
     Allow,
     AttributeMembers,
     Comment,
+    DontAudit,
     FileContext,
     Module,
     RoleType,
@@ -294,6 +295,8 @@ def _posix(types: ChannelTypes) -> list[Statement]:
         Allow(c, "tmpfs_t", "dir", make),
         Allow(s, "tmpfs_t", "dir", make if own else walk),
         Allow(r, "tmpfs_t", "dir", walk),
+        Comment("mq_open asks for it before it looks whether the limits need it (ipc/mqueue.c, mq_attr_ok)"),
+        DontAudit(c, "self", "capability", ("sys_resource",)),
     ]
     if own and types.segment is not None:
         statements += [

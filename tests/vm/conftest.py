@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One guest for the whole tier, and the proof at its end that it was enforcing all the time.
+
+Writes build/vm/avc.log and build/vm/kernel.log.  A guest that does not come up fails every test: nothing is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.vm.guest import ROOT, Guest, built
+
+LOGS = ROOT / "build" / "vm"
+
+
+@pytest.fixture(scope="session")
+def booted() -> Iterator[Guest]:
+    """The guest, with this checkout's package and the tests' acts in it."""
+    image, base = built("vagrant/build-image.sh"), built("scripts/base_policy.sh")
+    with Guest(image, base) as guest:
+        guest.check()
+        acts = ROOT / "tests" / "vm" / "acts"
+        guest.put([ROOT / "src" / "sipc", acts], warm=["sipc", "sipc.helper", "acts.channel", "acts.calls"])
+        yield guest
+        LOGS.mkdir(parents=True, exist_ok=True)
+        (LOGS / "kernel.log").write_text(guest.console() + guest.kernel_log())
+        (LOGS / "avc.log").write_text("\n".join(guest.denials()) + "\n")
+
+
+@pytest.fixture
+def guest(booted: Guest) -> Iterator[Guest]:
+    """The guest, before and after enforcing with no permissive domain."""
+    booted.check()
+    yield booted
+    booted.check()
