@@ -10,15 +10,17 @@ import enum
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from sipc.proto.receiver import RECEIVER_TABLE
 from sipc.proto.sender import SENDER_TABLE
 
 PAGE = Path(__file__).parents[1] / "docs" / "protocol.md"
-_Table = Mapping[tuple[enum.IntEnum, enum.IntEnum], tuple[str, enum.IntEnum]]
+_S = TypeVar("_S", bound=enum.IntEnum)
+_E = TypeVar("_E", bound=enum.IntEnum)
 
 
-def rendered(table: _Table) -> str:
+def rendered(table: Mapping[tuple[_S, _E], tuple[str, _S]]) -> str:
     """One table as a Mermaid diagram and as rows."""
     arrows = [
         f"    {state.name} --> {following.name} : {event.name}" for (state, event), (_, following) in table.items()
@@ -45,13 +47,12 @@ def rendered(table: _Table) -> str:
 
 def page(text: str) -> str:
     """`text` with its tables made anew."""
-    tables: dict[str, _Table] = {"SENDER_TABLE": dict(SENDER_TABLE), "RECEIVER_TABLE": dict(RECEIVER_TABLE)}
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        body = rendered(table)
-        text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
-        if count != 1:
-            raise SystemExit(f"{PAGE.name}: {count} places for {name}, not one")
+    tables = {"SENDER_TABLE": rendered(SENDER_TABLE), "RECEIVER_TABLE": rendered(RECEIVER_TABLE)}
+    for name, body in tables.items():
+        parts = re.split(rf"(?<=<!-- {name} -->\n)(?:.*?\n)??(?=<!-- end -->)", text, flags=re.DOTALL)
+        if len(parts) != 2:
+            raise SystemExit(f"{PAGE.name}: {len(parts) - 1} places for {name}, not one")
+        text = f"{parts[0]}{body}\n{parts[1]}"
     return text
 
 
