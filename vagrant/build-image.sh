@@ -34,7 +34,8 @@ PATH=$PATH:/usr/sbin:/sbin
 
 policy=$("$here/../scripts/base_policy.sh")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sipc-vm
-content=$(cat "$here"/build-image.sh "$here"/stage0.c "$here"/guest-init "$here"/lab.cil <(echo "$policy") | sha256sum | cut -c1-16)
+sources=("$here"/build-image.sh "$here"/stage0.c "$here"/guest-init "$here"/guest_agent.py "$here"/lab.cil)
+content=$(cat "${sources[@]}" <(echo "$policy") | sha256sum | cut -c1-16)
 place=$cache/image-$content
 if [ -d "$place" ]; then
   echo "$place"

@@ -131,6 +131,13 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         return {}
     if kind == "run":
         return run(request)
+    if kind == "line":
+        reading = running[request["pid"]][0]
+        os.set_blocking(reading, True)
+        line = b""
+        while not line.endswith(b"\n") and (byte := os.read(reading, 1)):
+            line += byte
+        return {"line": line.decode(errors="replace")}
     if kind == "wait":
         return collect(request["pid"], *running.pop(request["pid"]))
     if kind == "kill":

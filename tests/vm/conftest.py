@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from tests.vm.guest import ROOT, Guest, built
 
+WARM = ("sipc", "sipc.helper", "acts.channel", "acts.calls", "acts.attacks")  # confined domains can not read them
 LOGS = ROOT / "build" / "vm"
 
 
@@ -21,7 +22,7 @@ def booted() -> Iterator[Guest]:
     with Guest(image, base) as guest:
         guest.check()
         acts = ROOT / "tests" / "vm" / "acts"
-        guest.put([ROOT / "src" / "sipc", acts], warm=["sipc", "sipc.helper", "acts.channel", "acts.calls"])
+        guest.put([ROOT / "src" / "sipc", acts], warm=WARM)
         yield guest
         LOGS.mkdir(parents=True, exist_ok=True)
         (LOGS / "kernel.log").write_text(guest.console() + guest.kernel_log())

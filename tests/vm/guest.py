@@ -142,9 +142,9 @@ class Guest:
                 tar.add(folder, folder.name, filter=lambda info: None if "__pycache__" in info.name else info)
         self.ask(do="files", tar=base64.b64encode(data.getvalue()).decode(), warm=list(warm))
 
-    def load(self, modules: dict[str, str]) -> None:
+    def load(self, modules: dict[str, str], *, dontaudit: bool = True) -> None:
         """Load Debian's policy with these modules (name: CIL) into the running kernel."""
-        policy = compose(self._base, modules)
+        policy = compose(self._base, modules, dontaudit=dontaudit)
         if policy != self._policy:
             self.ask(do="load", policy=base64.b64encode(policy).decode())
             self._policy = policy
@@ -168,6 +168,10 @@ class Guest:
             background=True,
         )  # fmt: skip
         return int(answer["pid"])
+
+    def line(self, pid: int) -> str:
+        """The next line of output of what `start` began; empty at its end."""
+        return str(self.ask(do="line", pid=pid)["line"])
 
     def wait(self, pid: int) -> Result:
         """The end of what `start` began."""

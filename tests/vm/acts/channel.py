@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import sipc
 from sipc import helper
 from sipc.definitions import parse
 from sipc.errors import SipcError
+from sipc.registry import Registry
 from sipc.spec import Enforcement
 
 REGISTRY = "/run/sipc"
@@ -75,6 +78,36 @@ def receive(name: str, sizes: list[int]) -> dict[str, Any]:
     return {"good": good}
 
 
+def hold(name: str, role: str) -> None:
+    """Open one end and stay, until killed."""
+    if role == "sender":
+        with sipc.open_sender(name, registry=REGISTRY, timeout=20) as sender:
+            sender.send(b"held", 20)
+            print("held", flush=True)
+            signal.pause()
+    else:
+        with sipc.open_receiver(name, registry=REGISTRY, timeout=20) as receiver:
+            receiver.receive(20)
+            print("held", flush=True)
+            signal.pause()
+
+
+def objects(name: str) -> dict[str, Any]:
+    """Keys and identifiers of a channel's objects, for those who attack them."""
+    with Registry(Path(REGISTRY)) as registry:
+        keys = registry.read(name).keys
+    libc = ctypes.CDLL(None)
+    queue = int(keys.queue) if keys.queue.isdigit() else 0
+    segment = int(keys.segment) if keys.segment and keys.segment.isdigit() else 0
+    return {
+        "queue_key": queue,
+        "segment_key": segment,
+        "queue": libc.msgget(queue, 0),
+        "segment": libc.shmget(segment, 0, 0),
+        "queue_name": keys.queue,
+    }
+
+
 def open_end(name: str, role: str) -> dict[str, Any]:
     """Try to open one end, and let go of it."""
     try:
@@ -91,7 +124,6 @@ def open_end(name: str, role: str) -> dict[str, Any]:
 def status(name: str) -> dict[str, Any]:
     """What `sipc status` would say of what holds the direction."""
     from sipc import enforcement
-    from sipc.registry import Registry
 
     with Registry(Path(REGISTRY)) as registry:
         account = enforcement.account(registry.read(name))
