@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         print("sipc: interrupted", file=sys.stderr)
-        return 130
+        return Exit.INTERRUPTED
     except SipcError as error:
         print(f"sipc: {error}", file=sys.stderr)
         return code_of(error)

@@ -32,6 +32,11 @@ _registry = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
+def _helpful(example: str) -> str:
+    """What stands below every command's options."""
+    return f"{example}\n\n{EPILOG}"
+
+
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sipc")
 def cli() -> None:
@@ -67,7 +72,7 @@ def _print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps({"version": 1, **document}))
 
 
-@cli.command(epilog="Example: sipc create feed.toml")
+@cli.command(epilog=_helpful("Example: sipc create feed.toml"))
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @_registry
 @click.option("--channel", multiple=True, help="Only this channel of the files; may be repeated.")
@@ -81,7 +86,7 @@ def create(
     return _helped("create", registry, [*rest, *(["--replace"] if replace else [])], as_json=as_json)
 
 
-@cli.command(epilog="Example: sipc destroy feed")
+@cli.command(epilog=_helpful("Example: sipc destroy feed"))
 @click.argument("names", nargs=-1, required=True)
 @_registry
 @_json
@@ -105,7 +110,7 @@ def _row(place: Path, descriptor: Descriptor) -> dict[str, Any]:
     }
 
 
-@cli.command("list")
+@cli.command("list", epilog=_helpful("Example: sipc list --json"))
 @_registry
 @_json
 def list_(registry: Path | None, as_json: bool) -> int:
@@ -128,7 +133,7 @@ def list_(registry: Path | None, as_json: bool) -> int:
     return Exit.OK
 
 
-@cli.command()
+@cli.command(epilog=_helpful("Example: sipc status feed"))
 @click.argument("name")
 @_registry
 @_json
@@ -161,9 +166,9 @@ def status(name: str, registry: Path | None, as_json: bool) -> int:
 _wait = click.option("--wait", type=float, help="Seconds to wait for the channel to be created (default: for ever).")
 
 
-@cli.command(epilog="Examples: sipc send feed FILE;  tar c DIR | sipc send feed")
+@cli.command(epilog=_helpful("Examples: sipc send feed FILE;  tar c DIR | sipc send feed"))
 @click.argument("name")
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @_registry
 @_wait
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
@@ -172,7 +177,7 @@ def send(name: str, file: Path | None, registry: Path | None, wait: float | None
     return streams.send(name, file, registry, wait, progress=not no_progress and sys.stderr.isatty())
 
 
-@cli.command(epilog="Examples: sipc recv feed FILE;  sipc recv feed | tar x")
+@cli.command(epilog=_helpful("Examples: sipc recv feed FILE;  sipc recv feed | tar x"))
 @click.argument("name")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @_registry
@@ -194,7 +199,7 @@ def recv(
     )
 
 
-@cli.command()
+@cli.command(epilog=_helpful("Example: sipc doctor"))
 @_registry
 @_json
 def doctor(registry: Path | None, as_json: bool) -> int:
@@ -209,8 +214,8 @@ def doctor(registry: Path | None, as_json: bool) -> int:
     return Exit.NO if bad else Exit.OK
 
 
-@cli.command()
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@cli.command(epilog=_helpful("Example: sipc demo /etc/services"))
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--size", default=16 << 20, show_default=True, help="Bytes of random data, when no FILE is given.")
 @_json
 def demo(file: Path | None, size: int, as_json: bool) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sipc import enforcement, helper
-from sipc.errors import SipcError
+from sipc.errors import SipcError, SpecError
 from sipc.registry import Registry
 
 __all__ = ("describe", "run")
@@ -32,6 +32,8 @@ def _argv(module: str, *arguments: str) -> list[str]:
 
 def run(file: Path | None, size: int) -> dict[str, Any]:
     """Carry `file` (or `size` random bytes) across; returns what was seen."""
+    if file is not None and not (file.is_file() and os.access(file, os.R_OK)):
+        raise SpecError(f"{file}: is no file that this user can read: name one, or none for random data")
     with tempfile.TemporaryDirectory(prefix="sipc-demo-") as directory:
         base = Path(directory)
         registry = base / "registry"

@@ -20,11 +20,12 @@ class Exit(enum.IntEnum):
     REFUSED = 4
     TIMEOUT = 5
     BUG = 70
+    INTERRUPTED = 130
 
 
 EPILOG = (
     "Exit codes: 0 yes; 1 the answer is no, or the stream was cut; 2 usage; 3 bad input; "
-    "4 the environment refused; 5 timeout; 70 a bug in sipc."
+    "4 the environment refused; 5 timeout; 70 a bug in sipc; 130 interrupted."
 )
 _CODES: tuple[tuple[type[SipcError], Exit], ...] = (
     (SpecError, Exit.BAD_INPUT),

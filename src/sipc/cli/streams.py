@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -74,8 +75,7 @@ def _opened_sender(name: str, registry: Path | None, wait: float | None) -> Send
 def send(name: str, file: Path | None, registry: Path | None, wait: float | None, *, progress: bool) -> int:
     """Send one file or standard input."""
     signal.signal(signal.SIGTERM, _terminated)
-    source = os.open(file, os.O_RDONLY | os.O_CLOEXEC) if file is not None else 0
-    total = os.fstat(source).st_size if file is not None else None
+    source, total = (0, None) if file is None else _opened(file)
     shown = _Progress(f"send {name}", total, shown=progress)
     with _opened_sender(name, registry, wait) as sender:
         size = min(sender.spec.geometry.slot_size, sender.spec.max_message)
@@ -90,6 +90,19 @@ def send(name: str, file: Path | None, registry: Path | None, wait: float | None
             pass
     shown.end()
     return Exit.OK
+
+
+def _opened(file: Path) -> tuple[int, int | None]:
+    """A file to send and, when it is a plain one, its size in bytes."""
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SpecError(f"{file}: {error.strerror}: name a file that this user can read") from error
+    status = os.fstat(fd)
+    if stat.S_ISDIR(status.st_mode):
+        os.close(fd)
+        raise SpecError(f"{file}: is a directory: pack it first (tar c {file} | sipc send NAME)")
+    return fd, status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _opened_receiver(name: str, registry: Path | None, wait: float | None, cursor: Path | None) -> Receiver:
