@@ -109,8 +109,13 @@ def test_the_text_has_the_fix_below_what_it_fixes(tmp_path: Path) -> None:
 
 
 def test_another_ipc_namespace_is_said(tmp_path: Path) -> None:
-    """A channel made outside is not visible inside."""
+    """A channel made outside is not visible inside; where process 1 may not be looked at, that is not known."""
     _, found = findings("true", tmp_path / "none")
     (one,) = [finding for finding in found if finding["text"].startswith("ipc namespace")]
-    assert one["level"] == "warn"
-    assert one["fix"] == "nsenter --ipc --target 1"
+    try:
+        Path("/proc/1/ns/ipc").stat()
+    except OSError:
+        assert (one["level"], one["fix"]) == ("ok", "")
+    else:
+        assert (one["level"], one["fix"]) == ("warn", "nsenter --ipc --target 1")
+    assert str(Path("/proc/self/ns/ipc").stat().st_ino) not in one["text"].split(",")[0]
