@@ -17,6 +17,7 @@ from sipc.cli import demo as demonstration
 from sipc.cli import doctor as checks
 from sipc.cli import streams
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.explain import explain
 from sipc.cli.policy import policy
 from sipc.descriptor import Descriptor
 from sipc.errors import ChannelNotFound
@@ -44,6 +45,7 @@ def cli() -> None:
 
 
 cli.add_command(policy)
+cli.add_command(explain)
 
 
 def run_helper(arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -92,6 +92,26 @@ def hold(name: str, role: str) -> None:
             signal.pause()
 
 
+def steps(name: str, role: str) -> None:
+    """Open one end, then send or receive one message for every SIGUSR1, and print what came of it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+    end = (sipc.open_sender if role == "sender" else sipc.open_receiver)(name, registry=REGISTRY, timeout=20)
+    print("open", flush=True)
+    while True:
+        signal.sigwait((signal.SIGUSR1,))
+        try:
+            if isinstance(end, sipc.Sender):
+                end.send(b"step", 2)
+                said = "ok"
+            else:
+                said = "ok" if end.receive(2) == b"step" else "wrong"
+        except sipc.Timeout as error:
+            said = "Timeout: may not read" if "may not read" in str(error) else "Timeout"
+        except SipcError as error:
+            said = type(error).__name__
+        print(said, flush=True)
+
+
 def objects(name: str) -> dict[str, Any]:
     """Keys and identifiers of a channel's objects, for those who attack them."""
     with Registry(Path(REGISTRY)) as registry:

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Denials of access by SELinux (AVC lines), read from whatever log they stand in, and what each one means.
+
+Owns the parsing of a line and the judgement of it against channels' definitions: is this the direction being
+enforced, a module that is not loaded, a wrong domain or label, or somebody else's matter.  Reads text, asks nobody.
+Source: the audit documentation's log format; security/selinux/avc.c (`avc_audit_pre_callback`).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sipc.selinux.grants import ChannelTypes, expected, types_of
+from sipc.spec import ChannelSpec
+
+__all__ = ("Denial", "Kind", "Verdict", "collapse", "judge", "parse")
+
+_AVC = re.compile(r"avc:\s+denied\s+\{([^{}]*)\}\s+for\s+(.*)")
+_FIELD = re.compile(r'(\w+)=("[^"]*"|\S+)')
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+# Labels that files have which nobody labelled on purpose.
+_STRAY = frozenset((
+    "default_t", "file_t", "tmp_t", "unlabeled_t", "user_home_t", "user_tmp_t", "admin_home_t", "var_t", "var_run_t",
+))  # fmt: skip
+_OBJECTS = ("msgq", "msg", "shm", "sem")
+_MAKING = frozenset(("create",))
+
+
+class Kind(enum.StrEnum):
+    """What a denial is."""
+
+    DIRECTION = "direction"  # this is what the policy is for
+    MODULE = "module"  # the channel's policy is not loaded, or not the one of its definition
+    DOMAIN = "domain"  # a process that is none of the channel's
+    LABEL = "label"  # a file whose label nobody set
+    PROGRAM = "program"  # what an end's program does besides the channel
+    FOREIGN = "foreign"  # no channel is concerned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """One refused access: `source` and `target` are types, the contexts as logged beside them."""
+
+    permissions: tuple[str, ...]
+    source: str
+    target: str
+    cls: str
+    source_context: str
+    target_context: str
+    comm: str = ""
+    pid: str = ""
+    name: str = ""
+    permissive: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one denial means: the channel and role it concerns, a paragraph, and the command that settles it."""
+
+    kind: Kind
+    channel: str | None
+    role: str | None
+    text: str
+    command: str | None
+
+
+def parse(lines: Iterable[str]) -> Iterator[Denial]:
+    """The denials in a log, whatever else stands in it; lines that are none, or cut off, are passed over."""
+    for line in lines:
+        found = _AVC.search(line)
+        if found is None:
+            continue
+        fields = dict(_FIELD.findall(found[2]))
+        source, target, cls = fields.get("scontext", ""), fields.get("tcontext", ""), fields.get("tclass", "")
+        if not (_type(source) and _type(target) and cls):
+            continue
+        yield Denial(
+            permissions=tuple(found[1].split()),
+            source=_type(source),
+            target=_type(target),
+            cls=cls,
+            source_context=source,
+            target_context=target,
+            comm=_plain(fields.get("comm", "")),
+            pid=fields.get("pid", ""),
+            name=_plain(fields.get("path", fields.get("name", ""))),
+            permissive=fields.get("permissive") == "1",
+        )
+
+
+def _type(context: str) -> str:
+    parts = context.split(":")
+    return parts[2] if len(parts) >= 3 else ""
+
+
+def _plain(value: str) -> str:
+    """A value as it was: the audit system quotes plain text and writes anything else in hexadecimal."""
+    if value.startswith('"'):
+        return value.strip('"')
+    if len(value) % 2 == 0 and _HEX.fullmatch(value):
+        return bytes.fromhex(value).decode(errors="replace")
+    return value
+
+
+def collapse(denials: Iterable[Denial]) -> dict[Denial, int]:
+    """The same access refused again and again counts once; process ids do not tell accesses apart."""
+    counts: dict[Denial, int] = {}
+    first: dict[tuple[object, ...], Denial] = {}
+    for denial in denials:
+        key = (denial.permissions, denial.source_context, denial.target_context, denial.cls, denial.comm, denial.name)
+        one = first.setdefault(key, denial)
+        counts[one] = counts.get(one, 0) + 1
+    return counts
+
+
+def judge(denial: Denial, specs: Sequence[ChannelSpec]) -> Verdict:
+    """What a denial means, given the channels there are."""
+    for spec in specs:
+        types = types_of(spec)
+        verdict = _of_channel(denial, spec, types)
+        if verdict is not None:
+            return verdict
+    return Verdict(
+        kind=Kind.FOREIGN,
+        channel=None,
+        role=None,
+        text=(
+            f"{_act(denial)}: neither side belongs to a channel that is defined here. If the program works it is "
+            "noise; if not, it is a matter of that program's own policy."
+        ),
+        command=f"ausearch -m avc -ts recent -c {shlex.quote(denial.comm or 'PROGRAM')} | audit2allow",
+    )
+
+
+def _role(name: str, types: ChannelTypes) -> str | None:
+    return {types.sender: "sender", types.receiver: "receiver", types.channel: "helper"}.get(name)
+
+
+def _of_channel(denial: Denial, spec: ChannelSpec, types: ChannelTypes) -> Verdict | None:
+    role = _role(denial.source, types)
+    own = {types.channel, types.message, types.sender, types.receiver, *types.files}
+    own |= {name for name in (types.segment, types.objects) if name is not None}
+    if role is None and denial.target not in own:
+        return None
+    if role is None or denial.target == "unlabeled_t":
+        return _stranger(denial, spec, types)
+    if denial.target in own:
+        return _end_on_own(denial, spec, types, role)
+    return _end_elsewhere(denial, spec, role)
+
+
+def _end_on_own(denial: Denial, spec: ChannelSpec, types: ChannelTypes, role: str) -> Verdict:
+    """An end or the helper, on something of its own channel."""
+    granted = {
+        permission
+        for grant in expected(spec, types)
+        if (grant.source, grant.target, grant.cls) == (denial.source, denial.target, denial.cls)
+        for permission in grant.permissions
+    }
+    due = [permission for permission in denial.permissions if permission in granted]
+    if due:
+        return Verdict(
+            kind=Kind.MODULE,
+            channel=spec.name,
+            role=role,
+            text=(
+                f"{_act(denial)}: the {role} of channel {spec.name!r} needs {' '.join(due)}, and its policy module "
+                "grants it. So the module that is loaded is not the one of this definition, or none is."
+            ),
+            command=_install(spec),
+        )
+    return Verdict(
+        kind=Kind.DIRECTION,
+        channel=spec.name,
+        role=role,
+        text=(
+            f"{_act(denial)}: {_reason(denial, types, role)} This is the direction of channel {spec.name!r} being "
+            "enforced, by design: there is nothing to fix, and allowing it would open a way back."
+        ),
+        command=None,
+    )
+
+
+def _reason(denial: Denial, types: ChannelTypes, role: str) -> str:
+    permissions = set(denial.permissions)
+    other = {"sender": "receiver", "receiver": "sender"}.get(role)
+    if denial.cls == "process" or denial.target in {types.sender, types.receiver} - {denial.source}:
+        return f"the {role} reached for the process of the {other or 'end'}, or for something of its own."
+    if permissions & {"getattr"} and denial.cls in ("msgq", "shm"):
+        return "IPC_STAT shows the other end's process ids, times and counts, so no end may call it."
+    if permissions & _MAKING:
+        return "an end makes no IPC objects: which keys exist could be seen from the other side."
+    if role == "receiver" and permissions & {"write", "unix_write", "enqueue", "send", "append"}:
+        return "the receiver tried to write where the sender could see it."
+    if role == "sender" and permissions & {"read", "unix_read", "receive"}:
+        return "the sender tried to read what only the receiver may."
+    if permissions & {"lock"}:
+        return "a lock that both ends could try carries information back."
+    return f"the {role} has no use for it in the protocol."
+
+
+def _end_elsewhere(denial: Denial, spec: ChannelSpec, role: str) -> Verdict:
+    """An end or the helper, on something that is not the channel's."""
+    if denial.cls in _OBJECTS or denial.permissions == ("lock",):
+        return Verdict(
+            kind=Kind.DIRECTION,
+            channel=spec.name,
+            role=role,
+            text=(
+                f"{_act(denial)}: the {role} of channel {spec.name!r} may use no IPC object but its channel's, and "
+                "lock no file that another could lock. By design: nothing to fix."
+            ),
+            command=None,
+        )
+    if denial.target in _STRAY:
+        where = denial.name or "the file"
+        return Verdict(
+            kind=Kind.LABEL,
+            channel=spec.name,
+            role=role,
+            text=(
+                f"{_act(denial)}: {where} has the label {denial.target}, which things get that nobody labelled. If "
+                f"the {role} of channel {spec.name!r} should use it, it lies in the wrong place or was moved instead "
+                "of copied."
+            ),
+            command=f"restorecon -v {shlex.quote(where)}" if denial.name else "restorecon -Rv /run/sipc /var/lib/sipc",
+        )
+    return Verdict(
+        kind=Kind.PROGRAM,
+        channel=spec.name,
+        role=role,
+        text=(
+            f"{_act(denial)}: the program that is the {role} of channel {spec.name!r} does this besides the channel. "
+            "The channel's module grants only what the library needs. If the program needs it, a module of its own "
+            "must say so; then prove the policy again."
+        ),
+        command=f"sipc policy verify {_file(spec)}",
+    )
+
+
+def _stranger(denial: Denial, spec: ChannelSpec, types: ChannelTypes) -> Verdict:
+    """Something of a channel, touched by a domain that is none of its."""
+    if denial.source == "unlabeled_t" or denial.target == "unlabeled_t":
+        return Verdict(
+            kind=Kind.MODULE,
+            channel=spec.name,
+            role=_role(denial.source, types),
+            text=(
+                f"{_act(denial)}: what has no label known to the loaded policy was made under another one. The module "
+                f"of channel {spec.name!r} is not loaded, or was not when its objects were made."
+            ),
+            command=_install(spec),
+        )
+    return Verdict(
+        kind=Kind.DOMAIN,
+        channel=spec.name,
+        role=None,
+        text=(
+            f"{_act(denial)}: {denial.source} is no domain of channel {spec.name!r}, whose sender is {types.sender}, "
+            f"receiver {types.receiver} and helper {types.channel}. If this process is meant to be one of them it runs "
+            "in the wrong domain; otherwise the channel is kept from a stranger, by design."
+        ),
+        command=f"ps -eZ | grep -w {denial.pid}" if denial.pid.isdigit() else "ps -eZ",
+    )
+
+
+def _act(denial: Denial) -> str:
+    who = f"{denial.comm} ({denial.source})" if denial.comm else denial.source
+    soft = ", in permissive mode, so it was logged and let through" if denial.permissive else ""
+    return f"{who} was refused {' '.join(denial.permissions)} on {denial.target} ({denial.cls}){soft}"
+
+
+def _file(spec: ChannelSpec) -> str:
+    return spec.source.split(":")[0] if spec.source else "DEFINITION"
+
+
+def _install(spec: ChannelSpec) -> str:
+    return f"sipc policy generate {_file(spec)} --out DIR && semodule -i DIR/*.cil"
