@@ -20,6 +20,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 import posix_ipc
@@ -72,7 +73,10 @@ class _PosixQueue(Queue):
         self._obj = obj
         self._alive = alive
         self._events = events
-        self._inbox: list[tuple[bytes, int]] = []
+        self._send = queue.send
+        # `for self._got in ...` keeps system call and store in C: see `kernel/sysv.py`.
+        self._tries = map(queue.receive, repeat(0))
+        self._got: tuple[bytes, int] | None = None
 
     def _wait(self, deadline: float | None) -> bool:
         poll = select.poll()
@@ -92,11 +96,12 @@ class _PosixQueue(Queue):
     def send(self, message: bytes, kind: int, timeout: float | None) -> bool:
         del kind  # POSIX has priorities, no types: all messages keep their order
         deadline = None if timeout is None else time.monotonic() + timeout
-        spins = SPINS
+        spins, alive = SPINS, self._alive
         while True:
-            self._check()
+            if not alive():
+                self._check()
             try:
-                self._queue.send(message)
+                self._send(message)
             except posix_ipc.BusyError:
                 if timeout == 0:
                     return False
@@ -110,36 +115,34 @@ class _PosixQueue(Queue):
                 return True
 
     def receive(self, timeout: float | None) -> tuple[bytes, int | None] | None:
-        if not self._inbox:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            spins = SPINS
-            while not self._try_receive():
+        if self._got is not None:
+            return self._got[0], None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        spins, alive, tries = SPINS, self._alive, self._tries
+        while True:
+            if not alive():
+                self._check()
+            try:
+                for self._got in tries:
+                    return self._got[0], None
+            except posix_ipc.BusyError:
                 if timeout == 0:
                     return None
                 spins -= 1
                 if spins <= 0 and not self._wait(deadline):
                     return None
-        return self._inbox[0][0], None
-
-    def _try_receive(self) -> bool:
-        self._check()
-        try:
-            self._inbox.extend(map(self._queue.receive, (0,)))
-        except posix_ipc.BusyError:
-            return False
-        except (posix_ipc.Error, OSError) as error:
-            with _translated("mq_receive", self._obj):
-                raise error
-        return True
+            except (posix_ipc.Error, OSError) as error:
+                with _translated("mq_receive", self._obj):
+                    raise error
 
     def done(self) -> None:
-        self._inbox.clear()
+        self._got = None
 
     def fileno(self) -> int | None:
         return int(self._queue.mqd)
 
     def close(self) -> None:
-        self._inbox.clear()
+        self._got = None
         self._alive = lambda: True  # its look at the segment would keep that mapped
         with contextlib.suppress(posix_ipc.ExistentialError):
             self._queue.close()
