@@ -74,7 +74,7 @@ def parse(lines: Iterable[str]) -> Iterator[Denial]:
         found = _AVC.search(line)
         if found is None:
             continue
-        fields = dict(_FIELD.findall(found[2]))
+        fields: dict[str, str] = dict(_FIELD.findall(found[2]))
         source, target, cls = fields.get("scontext", ""), fields.get("tcontext", ""), fields.get("tclass", "")
         if not (_type(source) and _type(target) and cls):
             continue
