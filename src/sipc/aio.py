@@ -168,6 +168,10 @@ class _AsyncEnd:
         """Whether this end was closed."""
         return self._endpoint.closed
 
+    def confine(self) -> None:
+        """Give up what this end's role has no use for, as the blocking ends' `confine`."""
+        self._endpoint.confine()
+
     @contextmanager
     def _call(self) -> Iterator[None]:
         if self._busy:

@@ -160,6 +160,19 @@ class Endpoint:
         """Whether this end was closed."""
         return self._barred not in (None, _IN_USE)
 
+    def confine(self) -> None:
+        """Give up, in this whole process and for good, every call that this end's role has no use for.
+
+        Seccomp filters for what SELinux does not see, and for the other direction's calls; they end in EPERM.  Use
+        it when everything is open that the process needs.  What is refused and what stays is in docs/seccomp.md.
+        Raises `PolicyUnavailable` without libseccomp, `KernelError` when the kernel takes no filter.
+        """
+        if self._barred is not None:
+            raise self._refuse()
+        from sipc.kernel import seccomp  # noqa: PLC0415 - only for those who ask for it
+
+        seccomp.confine(self._parts.role)
+
     def fileno(self) -> int | None:
         """A descriptor that polls ready when the queue is, None where the backend has none (System V)."""
         return self._parts.queue.fileno()

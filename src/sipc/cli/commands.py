@@ -168,15 +168,24 @@ def status(name: str, registry: Path | None, as_json: bool) -> int:
 _wait = click.option("--wait", type=float, help="Seconds to wait for the channel to be created (default: for ever).")
 
 
+_confine = click.option(
+    "--confine", is_flag=True, help="Give up, by seccomp filters, the system calls that this end has no use for."
+)
+
+
 @cli.command(epilog=_helpful("Examples: sipc send feed FILE;  tar c DIR | sipc send feed"))
 @click.argument("name")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @_registry
 @_wait
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
-def send(name: str, file: Path | None, registry: Path | None, wait: float | None, no_progress: bool) -> int:
+@_confine
+def send(
+    name: str, file: Path | None, registry: Path | None, wait: float | None, no_progress: bool, confine: bool
+) -> int:
     """Send FILE (default: standard input) as one stream; its end is announced, or that it was cut."""
-    return streams.send(name, file, registry, wait, progress=not no_progress and sys.stderr.isatty())
+    shown = not no_progress and sys.stderr.isatty()
+    return streams.send(name, file, registry, wait, progress=shown, confine=confine)
 
 
 @cli.command(epilog=_helpful("Examples: sipc recv feed FILE;  sipc recv feed | tar x"))
@@ -188,16 +197,17 @@ def send(name: str, file: Path | None, registry: Path | None, wait: float | None
 @click.option("--cursor", type=click.Path(dir_okay=False, path_type=Path), help="File that keeps what is finished: "
               "run again, this goes on there.  Only with standard output, a pipe or a device.")
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
+@_confine
 def recv(
     name: str, file: Path | None, registry: Path | None, wait: float | None, timeout: float | None,
-    cursor: Path | None, no_progress: bool,
+    cursor: Path | None, no_progress: bool, confine: bool,
 ) -> int:  # fmt: skip
     """Receive one stream into FILE (default: standard output).
 
     FILE appears only when the whole stream has come.  A stream that was cut ends with exit code 1.
     """
     return streams.receive(
-        name, file, registry, wait, timeout, cursor, progress=not no_progress and sys.stderr.isatty()
+        name, file, registry, wait, timeout, cursor, progress=not no_progress and sys.stderr.isatty(), confine=confine
     )
 
 

@@ -113,3 +113,7 @@ def describe(result: dict[str, Any]) -> Iterator[str]:
     yield f"sha256 received  {receiver['sha256']}  {'equal' if result['equal'] else 'DIFFERENT'}"
     yield ""
     yield result["summary"]
+    if sender["confined"] and receiver["confined"]:
+        yield "Both ends have given up, by seccomp filters, the system calls of the other direction (docs/seccomp.md)."
+    else:
+        yield "No seccomp filters: libseccomp or its binding is not here (pip install 'sipc[seccomp]')."

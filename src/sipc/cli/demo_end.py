@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sipc.channel import open_receiver, open_sender
+from sipc.endpoint import Endpoint
+from sipc.errors import KernelError, PolicyUnavailable
 from sipc.kernel import Queue
 from sipc.proto.control import ControlMessage
 
@@ -58,16 +60,27 @@ def main(role: str, registry: str, name: str, path: str) -> None:
 def _send(registry: str, name: str, path: Path) -> dict[str, Any]:
     digest, total = hashlib.sha256(), 0
     with open_sender(name, registry=registry, timeout=10) as sender, path.open("rb") as file:
+        confined = _confined(sender)
         while data := file.read(sender.spec.geometry.slot_size):
             digest.update(data)
             total += len(data)
             sender.send(data)
-    return {"bytes": total, "sha256": digest.hexdigest()}
+    return {"bytes": total, "sha256": digest.hexdigest(), "confined": confined}
+
+
+def _confined(end: Endpoint) -> bool:
+    """Whether the filters for what SELinux does not see are on: where libseccomp is, they are."""
+    try:
+        end.confine()
+    except (PolicyUnavailable, KernelError):
+        return False
+    return True
 
 
 def _receive(registry: str, name: str, path: Path) -> dict[str, Any]:
     digest, total = hashlib.sha256(), 0
     with open_receiver(name, registry=registry, timeout=10) as receiver, path.open("wb") as file:
+        confined = _confined(receiver)
         listening = _Listening(receiver._queue, receiver.epoch)
         receiver._queue = listening
         for data in receiver:
@@ -77,6 +90,7 @@ def _receive(registry: str, name: str, path: Path) -> dict[str, Any]:
     return {
         "bytes": total,
         "sha256": digest.hexdigest(),
+        "confined": confined,
         "messages": listening.shown,
         "counts": dict(listening.counts),
     }

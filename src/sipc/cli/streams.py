@@ -72,12 +72,15 @@ def _opened_sender(name: str, registry: Path | None, wait: float | None) -> Send
     return open_sender(name, registry=registry)
 
 
-def send(name: str, file: Path | None, registry: Path | None, wait: float | None, *, progress: bool) -> int:
+def send(name: str, file: Path | None, registry: Path | None, wait: float | None, *, progress: bool,
+         confine: bool = False) -> int:  # fmt: skip
     """Send one file or standard input."""
     signal.signal(signal.SIGTERM, _terminated)
     source, total = (0, None) if file is None else _opened(file)
     shown = _Progress(f"send {name}", total, shown=progress)
     with _opened_sender(name, registry, wait) as sender:
+        if confine:
+            sender.confine()
         size = min(sender.spec.geometry.slot_size, sender.spec.max_message)
         try:
             while True:
@@ -124,6 +127,7 @@ def receive(
     cursor: Path | None,
     *,
     progress: bool,
+    confine: bool = False,
 ) -> int:
     """Receive one stream to a file or to standard output.
 
@@ -137,6 +141,8 @@ def receive(
     signal.signal(signal.SIGTERM, _terminated)
     shown = _Progress(f"recv {name}", None, shown=progress)
     with _opened_receiver(name, registry, wait, cursor) as receiver:
+        if confine:
+            receiver.confine()
         if file is None:
             _copy_out(receiver, sys.stdout.fileno(), timeout, shown)
         elif file.exists() and not file.is_file():
