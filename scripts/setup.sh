@@ -30,6 +30,7 @@ case $extras in *dev* | *bench*) need gcc command -v cc && need libc6-dev sh -c 
 # The policy compiler and what reads a policy back: the SELinux tests compile and prove policies on any host.
 # setools and audit2why, of the distribution's own Python, are what the tests compare our reading with.
 case $extras in *dev*)
+  need libseccomp2 sh -c '/sbin/ldconfig -p | grep -q libseccomp.so.2'
   need secilc command -v secilc
   need m4 command -v m4
   need make command -v make

@@ -222,7 +222,7 @@ def test_progress_is_shown_on_a_terminal_only(registry: Path, tmp_path: Path) ->
     argv = [*PROGRAM, "send", "c", str(file), "--registry", str(registry)]
     code, shown = _in_terminal(argv)
     assert code == 0
-    assert "send c 100 % 0.1 MB" in shown
+    assert f"send c [{'#' * 24}] 100 % 0.1 MB" in shown
     assert sipc("recv", "c", tmp_path / "out", registry=registry).stderr == ""
     code, shown = _in_terminal([*argv, "--no-progress"])
     assert (code, shown) == (0, "")

@@ -28,6 +28,7 @@ from sipc.sender import Sender
 __all__ = ("receive", "send")
 
 _PATIENCE = 1.0  # seconds before we say that we are waiting
+_BAR = 24  # characters in the progress bar
 
 
 class _EndOfInput(Exception):
@@ -48,7 +49,10 @@ class _Progress:
     def _show(self, start: str) -> None:
         self._last = time.monotonic()
         rate = self.bytes / max(self._last - self._started, 1e-9) / 1e6
-        share = f" {100 * self.bytes / self._total:3.0f} %" if self._total else ""
+        share = ""
+        if self._total:
+            done = min(1.0, self.bytes / self._total)
+            share = f" [{'#' * int(_BAR * done):{_BAR}}] {100 * done:3.0f} %"
         click.echo(f"{start}{self._label}{share} {self.bytes / 1e6:,.1f} MB, {rate:,.0f} MB/s ", nl=False, err=True)
 
     def end(self) -> None:

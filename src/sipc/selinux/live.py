@@ -152,7 +152,9 @@ def faults(spec: ChannelSpec, domain: str, context: str) -> Iterator[Fault]:
     """
     types = types_of(spec)
     binding = _binding()
-    install = f"run 'sipc policy install' for channel {spec.name!r}"
+    install = (
+        f"load the modules of channel {spec.name!r}: sipc policy generate DEFINITION --out DIR, semodule -i DIR/*.cil"
+    )
     for target in _targets(spec, types, domain):
         tcontext = context if target == domain else _context_of(types, target)
         if not _known(binding, tcontext):
