@@ -16,6 +16,11 @@ from tests.vm.guest import ROOT, Guest
 from tests.vm.matrix import ALLOWED, DOMAINS, NOT_SELINUX, judge, page, tried
 from tests.vm.test_channel import definition, modules
 
+from sipc.definitions import parse as define
+from sipc.selinux.denials import Denial, Kind, parse
+from sipc.selinux.denials import judge as judge_denial
+from sipc.spec import Enforcement
+
 pytestmark = pytest.mark.vm
 
 CHANNELS = {
@@ -23,6 +28,7 @@ CHANNELS = {
     "other": definition().replace("feed", "other"),
     "pfeed": definition('backend = "posix"\n').replace("feed", "pfeed"),
 }
+SPECS = list(define("\n".join(CHANNELS.values()), "test", enforcement=Enforcement.SELINUX).values())
 PAGE = ROOT / "docs" / "attack-matrix.md"
 
 
@@ -64,6 +70,7 @@ def test_every_act_by_every_role(target: dict[str, Any], guest: Guest) -> None:
     said: dict[str, dict[str, str]] = {}
     logged: dict[str, set[str]] = {}
     wrong: list[str] = []
+    explained: list[Denial] = []
     for role, domain in DOMAINS.items():
         before = len(guest.denials())
         done = guest.call("acts.attacks", "every", tried(role, names), target, domain=domain)
@@ -71,6 +78,8 @@ def test_every_act_by_every_role(target: dict[str, Any], guest: Guest) -> None:
         said[role] = done.value
         numbers = {int(number) for line in guest.denials()[before:] for number in re.findall(r'comm="act(\d+)"', line)}
         logged[role] = {names[number] for number in numbers}
+        if role in ("sender", "receiver"):
+            explained += list(parse(guest.denials()[before:]))
         wrong += [
             problem
             for name, value in said[role].items()
@@ -81,6 +90,11 @@ def test_every_act_by_every_role(target: dict[str, Any], guest: Guest) -> None:
     (ROOT / "build" / "vm" / PAGE.name).write_text(text)
     assert wrong == [], "\n".join(wrong)
     assert sum(map(len, said.values())) >= 150
+    # What `sipc explain` says of the ends' own refusals on their channel: by design, each of them.
+    on_objects = [denial for denial in explained if denial.cls in ("msgq", "msg", "shm", "sem", "process")]
+    assert len(on_objects) > 50
+    kinds = {judge_denial(denial, SPECS).kind for denial in on_objects}
+    assert kinds == {Kind.DIRECTION}
     for end in ("sender", "receiver"):
         assert guest.run(["test", "-d", f"/proc/{target[end]}/fd"]).code == 0, f"the {end} did not survive"
     assert PAGE.read_text() == text, "the table changed: compare build/vm/attack-matrix.md with docs/, and copy it"

@@ -136,6 +136,10 @@ def judge(denial: Denial, specs: Sequence[ChannelSpec]) -> Verdict:
     )
 
 
+def _said(kind: Kind, spec: ChannelSpec, role: str | None, text: str, command: str | None = None) -> Verdict:
+    return Verdict(kind=kind, channel=spec.name, role=role, text=text, command=command)
+
+
 def _role(name: str, types: ChannelTypes) -> str | None:
     return {types.sender: "sender", types.receiver: "receiver", types.channel: "helper"}.get(name)
 
@@ -163,25 +167,20 @@ def _end_on_own(denial: Denial, spec: ChannelSpec, types: ChannelTypes, role: st
     }
     due = [permission for permission in denial.permissions if permission in granted]
     if due:
-        return Verdict(
-            kind=Kind.MODULE,
-            channel=spec.name,
-            role=role,
-            text=(
-                f"{_act(denial)}: the {role} of channel {spec.name!r} needs {' '.join(due)}, and its policy module "
-                "grants it. So the module that is loaded is not the one of this definition, or none is."
-            ),
-            command=_install(spec),
+        return _said(
+            Kind.MODULE,
+            spec,
+            role,
+            f"{_act(denial)}: the {role} of channel {spec.name!r} needs {' '.join(due)}, and its policy module "
+            "grants it. So the module that is loaded is not the one of this definition, or none is.",
+            _install(spec),
         )
-    return Verdict(
-        kind=Kind.DIRECTION,
-        channel=spec.name,
-        role=role,
-        text=(
-            f"{_act(denial)}: {_reason(denial, types, role)} This is the direction of channel {spec.name!r} being "
-            "enforced, by design: there is nothing to fix, and allowing it would open a way back."
-        ),
-        command=None,
+    return _said(
+        Kind.DIRECTION,
+        spec,
+        role,
+        f"{_act(denial)}: {_reason(denial, types, role)} This is the direction of channel {spec.name!r} being "
+        "enforced, by design: there is nothing to fix, and allowing it would open a way back.",
     )
 
 
@@ -206,65 +205,54 @@ def _reason(denial: Denial, types: ChannelTypes, role: str) -> str:
 def _end_elsewhere(denial: Denial, spec: ChannelSpec, role: str) -> Verdict:
     """An end or the helper, on something that is not the channel's."""
     if denial.cls in _OBJECTS or denial.permissions == ("lock",):
-        return Verdict(
-            kind=Kind.DIRECTION,
-            channel=spec.name,
-            role=role,
-            text=(
-                f"{_act(denial)}: the {role} of channel {spec.name!r} may use no IPC object but its channel's, and "
-                "lock no file that another could lock. By design: nothing to fix."
-            ),
-            command=None,
+        return _said(
+            Kind.DIRECTION,
+            spec,
+            role,
+            f"{_act(denial)}: the {role} of channel {spec.name!r} may use no IPC object but its channel's, and "
+            "lock no file that another could lock. By design: nothing to fix.",
         )
     if denial.target in _STRAY:
         where = denial.name or "the file"
-        return Verdict(
-            kind=Kind.LABEL,
-            channel=spec.name,
-            role=role,
-            text=(
-                f"{_act(denial)}: {where} has the label {denial.target}, which things get that nobody labelled. If "
-                f"the {role} of channel {spec.name!r} should use it, it lies in the wrong place or was moved instead "
-                "of copied."
-            ),
-            command=f"restorecon -v {shlex.quote(where)}" if denial.name else "restorecon -Rv /run/sipc /var/lib/sipc",
+        return _said(
+            Kind.LABEL,
+            spec,
+            role,
+            f"{_act(denial)}: {where} has the label {denial.target}, which things get that nobody labelled. If "
+            f"the {role} of channel {spec.name!r} should use it, it lies in the wrong place or was moved instead "
+            "of copied.",
+            f"restorecon -v {shlex.quote(where)}" if denial.name else "restorecon -Rv /run/sipc /var/lib/sipc",
         )
-    return Verdict(
-        kind=Kind.PROGRAM,
-        channel=spec.name,
-        role=role,
-        text=(
-            f"{_act(denial)}: the program that is the {role} of channel {spec.name!r} does this besides the channel. "
-            "The channel's module grants only what the library needs. If the program needs it, a module of its own "
-            "must say so; then prove the policy again."
-        ),
-        command=f"sipc policy verify {_file(spec)}",
+    return _said(
+        Kind.PROGRAM,
+        spec,
+        role,
+        f"{_act(denial)}: the program that is the {role} of channel {spec.name!r} does this besides the channel. "
+        "The channel's module grants only what the library needs. If the program needs it, a module of its own "
+        "must say so; then prove the policy again.",
+        f"sipc policy verify {_file(spec)}",
     )
 
 
 def _stranger(denial: Denial, spec: ChannelSpec, types: ChannelTypes) -> Verdict:
     """Something of a channel, touched by a domain that is none of its."""
     if denial.source == "unlabeled_t" or denial.target == "unlabeled_t":
-        return Verdict(
-            kind=Kind.MODULE,
-            channel=spec.name,
-            role=_role(denial.source, types),
-            text=(
-                f"{_act(denial)}: what has no label known to the loaded policy was made under another one. The module "
-                f"of channel {spec.name!r} is not loaded, or was not when its objects were made."
-            ),
-            command=_install(spec),
+        return _said(
+            Kind.MODULE,
+            spec,
+            _role(denial.source, types),
+            f"{_act(denial)}: what has no label known to the loaded policy was made under another one. The module "
+            f"of channel {spec.name!r} is not loaded, or was not when its objects were made.",
+            _install(spec),
         )
-    return Verdict(
-        kind=Kind.DOMAIN,
-        channel=spec.name,
-        role=None,
-        text=(
-            f"{_act(denial)}: {denial.source} is no domain of channel {spec.name!r}, whose sender is {types.sender}, "
-            f"receiver {types.receiver} and helper {types.channel}. If this process is meant to be one of them it runs "
-            "in the wrong domain; otherwise the channel is kept from a stranger, by design."
-        ),
-        command=f"ps -eZ | grep -w {denial.pid}" if denial.pid.isdigit() else "ps -eZ",
+    return _said(
+        Kind.DOMAIN,
+        spec,
+        None,
+        f"{_act(denial)}: {denial.source} is no domain of channel {spec.name!r}, whose sender is {types.sender}, "
+        f"receiver {types.receiver} and helper {types.channel}. If this process is meant to be one of them it runs "
+        "in the wrong domain; otherwise the channel is kept from a stranger, by design.",
+        f"ps -eZ | grep -w {denial.pid}" if denial.pid.isdigit() else "ps -eZ",
     )
 
 
