@@ -78,11 +78,10 @@ fd377a58) xz -dc "$work/payload" ;;
 1f8b*) gzip -dc "$work/payload" ;;
 *) say "the kernel is compressed in a way that this does not know" && exit 4 ;;
 esac >"$work/made/vmlinux"
-mkdir -p "$work/initrd/m" "$work/initrd/proc" "$work/initrd/dev" "$work/initrd/root"
+mkdir -p "$work/initrd/m" "$work/initrd/proc" "$work/initrd/dev" "$work/initrd/sysroot"
 cc -O2 -static -o "$work/initrd/init" "$here/stage0.c"
 : >"$work/initrd/mods"
 modules=$(echo "$work"/kernel/lib/modules/*)
-mkdir -p "$work/initrd/m"
 depmod -b "$work/kernel" "$(basename "$modules")"
 for name in virtio_pci virtio_blk ext4 virtio_console; do
   # In the order that their dependencies want.

@@ -30,16 +30,16 @@ int main(int argc, char **argv, char **envp) {
     close(module);
   }
   if (list) fclose(list);
-  for (int tries = 0; mount("/dev/vda", "/root", "ext4", MS_NOATIME, 0); tries++) {
+  for (int tries = 0; mount("/dev/vda", "/sysroot", "ext4", MS_NOATIME, 0); tries++) {
     if (tries > 1000) {
       perror("stage0: mount root");
       return 1;
     }
     usleep(10000);
   }
-  mount("/dev", "/root/dev", 0, MS_MOVE, 0);
-  mount("/proc", "/root/proc", 0, MS_MOVE, 0);
-  if (chdir("/root") || mount(".", "/", 0, MS_MOVE, 0) || chroot(".") || chdir("/")) {
+  mount("/dev", "/sysroot/dev", 0, MS_MOVE, 0);
+  mount("/proc", "/sysroot/proc", 0, MS_MOVE, 0);
+  if (chdir("/sysroot") || mount(".", "/", 0, MS_MOVE, 0) || chroot(".") || chdir("/")) {
     perror("stage0: root");
     return 1;
   }
