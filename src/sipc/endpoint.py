@@ -24,7 +24,7 @@ from sipc.registry import Registry, RoleFiles, search_path
 from sipc.spec import ChannelSpec, Role, Transport, Wire
 from sipc.watch import wait_for
 
-__all__ = ("COPY_PIECE", "Endpoint", "Parts", "copy_in_pieces", "open_parts")
+__all__ = ("COPY_PIECE", "Endpoint", "Parts", "copy_in_pieces", "flat", "open_parts")
 
 _IN_USE = "in use"
 # A slice assignment holds the interpreter lock.  Up to 1 MiB (about 0.1 ms) that is faster than giving it up;
@@ -120,11 +120,13 @@ def open_parts(
             except ChannelNotFound:
                 # Replaced between reading the descriptor and opening its objects?  Then there is a newer one.
                 try:
-                    if place.read(name).epoch == descriptor.epoch:
-                        raise
+                    replaced = place.read(name).epoch != descriptor.epoch
                 except ChannelNotFound:
                     if left is not None and left <= 0:
                         raise
+                    continue
+                if not replaced:
+                    raise
 
 
 class Endpoint:
@@ -213,6 +215,13 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def flat(data: bytes | bytearray | memoryview) -> memoryview:
+    """The bytes of anything contiguous that has the buffer protocol, where they are."""
+    view = memoryview(data)
+    # cast() refuses a shape with a zero in it.
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
 def copy_in_pieces(target: memoryview, source: memoryview, size: int) -> None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from sipc.blocks import BlockReceiver
-from sipc.endpoint import _IN_USE, COPY_PIECE, Parts, copy_in_pieces
+from sipc.endpoint import _IN_USE, COPY_PIECE, Parts, copy_in_pieces, flat
 from sipc.errors import EndOfStream, RemoteProtocolError, SipcError, SpecError
 from sipc.proto import records as packing
 from sipc.proto.control import Flag
@@ -226,7 +226,7 @@ class Receiver(BlockReceiver):
         try:
             self._barred = _IN_USE
             deadline = None if timeout is None else time.monotonic() + timeout
-            target = memoryview(buffer).cast("B")
+            target = flat(buffer)
             machine, queue, size = self._machine, self._queue, target.nbytes
             plain = deadline is None and self._cursor is None and self.spec.geometry.slot_size <= COPY_PIECE
             done = 0
@@ -336,10 +336,16 @@ class Receiver(BlockReceiver):
         """Iterate over messages until the stream is closed in order."""
         while True:
             try:
-                batch = self.receive_many() if self._cursor is None else [self.receive()]
+                message = self.receive()
             except EndOfStream:
                 return
-            yield from batch
+            yield message
+            # Without a cursor to move, what is left of a block's records needs no call; a loop that is left before
+            # its end leaves them to the next.
+            while self._cursor is None and self._barred is None and self._next_record < len(self._records):
+                index = self._next_record
+                self._next_record = index + 1
+                yield self._records[index]
 
     def finish(self) -> None:
         """Count everything handed out so far as finished, now instead of at the next call: the cursor moves."""

@@ -21,7 +21,7 @@ from itertools import accumulate, chain
 from types import TracebackType
 from typing import cast
 
-from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces
+from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces, flat
 from sipc.errors import Broken, SipcError, SpecError, Timeout
 from sipc.kernel import limits
 from sipc.proto import records as packing
@@ -40,11 +40,14 @@ _CLOSE, _CONTINUED = int(Flag.CLOSE), int(Flag.CONTINUED)
 class Reservation:
     """A slot being filled in place: write to `view`; set `length` lower to send less than was reserved."""
 
-    __slots__ = ("length", "view")
+    __slots__ = ("_crc", "_flags", "length", "view")
 
     def __init__(self, view: memoryview) -> None:
         self.view = view
         self.length = view.nbytes
+        # For `sipc.aio`, which fills a large slot a piece at a time.
+        self._flags = 0
+        self._crc: int | None = None
 
 
 class Sender(Endpoint):
@@ -127,7 +130,7 @@ class Sender(Endpoint):
             raise self._refuse()
         try:
             self._barred = _IN_USE
-            view = data if type(data) is bytes else memoryview(data).cast("B")
+            view = data if type(data) is bytes else flat(data)
             size = len(view)
             if timeout is None and self._plain:
                 self._run(((view, 0),) if size <= self._one_block else self._pieces(memoryview(view)))
@@ -300,7 +303,7 @@ class Sender(Endpoint):
         """The blocks of many messages: (messages up to here, bytes, flags); flags None for one larger than a slot."""
         # The types are looked at first: copying bytes into bytes would cost more than all the rest.
         plain = set(map(type, messages)) <= {bytes}
-        items = cast("Sequence[bytes]", messages) if plain else [bytes(item) for item in messages]
+        items = cast("Sequence[bytes]", messages) if plain else [bytes(memoryview(item)) for item in messages]
         for first, end, packed in self._batches(items):
             if packed:
                 yield end, packing.pack(items[first:end]), _RECORDS
@@ -309,7 +312,7 @@ class Sender(Endpoint):
 
     def _batches(self, items: Sequence[bytes]) -> Iterator[tuple[int, int, bool]]:
         """Cut `items` into (first, end, packed) runs that fill a slot each."""
-        room = self._slot_size - packing.RECORD_OVERHEAD
+        room = self._one_block - packing.RECORD_OVERHEAD
         costs = list(accumulate(chain((0,), map(len, items))))
         overhead = packing.RECORD_OVERHEAD
         first, count = 0, len(items)
@@ -358,13 +361,16 @@ class Sender(Endpoint):
             machine.abandon()
             self._interrupted = False
             raise SpecError(f"reservation length {length} is not within the {size} bytes reserved")
-        crc = zlib.crc32(held.view[:length]) if self._parts.spec.checksum and self._segment is not None else 0
+        crc = 0
+        if self._parts.spec.checksum and self._segment is not None:
+            crc = zlib.crc32(held.view[:length]) if held._crc is None else held._crc
+        flags = held._flags if held._flags & _CONTINUED else held._flags | self._first_flags
         payload = b""
         if self._segment is None:
             payload = bytes(held.view[:length])
             self._state[1], self._state[2] = machine.last + 1, 0
         held.view.release()
-        machine.commit(length, self._first_flags, crc, payload)
+        machine.commit(length, flags, crc, payload)
         self._committed()
 
     def flush(self, timeout: float | None = None) -> None:
@@ -384,7 +390,7 @@ class Sender(Endpoint):
             while done and not self._machine.drained:
                 done = self._send_noop(left())
             if not done:
-                raise Timeout(f"channel {self.name!r}: the receiver has not finished everything within {timeout} s")
+                raise Timeout(f"channel {self.name!r}: the receiver has not finished everything in time")
 
     def close(self, timeout: float | None = None) -> None:
         """End the stream in order and let go of the channel; a second call does nothing.
@@ -394,6 +400,8 @@ class Sender(Endpoint):
         """
         if self.closed:
             return
+        if self._barred is not None:
+            raise self._refuse()
         try:
             with self._exclusive():
                 if not self._broken:
@@ -405,6 +413,8 @@ class Sender(Endpoint):
         """Cut the stream, without waiting, and let go of the channel: the receiver gets `Broken` if it can be told."""
         if self.closed:
             return
+        if self._barred is not None:
+            raise self._refuse()
         try:
             with self._exclusive():
                 if not self._broken and self._machine.state is not SenderState.CLOSED:
