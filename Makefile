@@ -29,7 +29,7 @@ vm-test: $(VENV)/.dev ## the tests in an enforcing SELinux guest (software emula
 	@cd $(ROOT) && mkdir -p build/vm && $(PY) -m pytest -q tests/vm --junitxml=build/vm/junit.xml
 
 vm-shell: $(VENV)/.dev ## a shell in that guest
-	@cd $(ROOT) && $(PY) -m tests.vm.guest
+	@cd $(ROOT) && $(PY) -m tests.vm.emulator
 
 lint: $(VENV)/.dev
 	@cd $(ROOT) && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy

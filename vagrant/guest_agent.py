@@ -3,17 +3,23 @@
 
 Owns nothing but running things: each request is a fork, so what a test does to its own process never reaches the
 next one.  `call` names a function of a module that the host sent; `argv` is a program; both may name a context,
-which the child takes by setcon(3) before it does anything.
+which a call takes by setcon(3) before it does anything, and a program by setexeccon(3).  Every child is the leader
+of a process group, which is killed when its time is over: an answer always comes, and in order.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import glob
 import importlib
 import io
 import json
 import os
+import selectors
+import signal
+import struct
 import sys
 import tarfile
 import time
@@ -24,6 +30,9 @@ from typing import Any
 import selinux
 
 OPT = "/opt/sipc"
+SELINUX = "/sys/fs/selinux"
+STREAMS = ("stdout", "stderr", "value")
+RNDRESEEDCRNG = 0x5207  # include/uapi/linux/random.h
 
 
 def port() -> int:
@@ -55,18 +64,28 @@ def write(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def run(request: dict[str, Any]) -> dict[str, Any]:
-    """One request in a child; its output and how it ended."""
-    reading, writing = os.pipe()
-    answer_in, answer_out = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        os.close(answer_in)
+class Child:
+    """A fork that does one request, and what it has said so far."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        pipes = {name: os.pipe() for name in STREAMS}
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._act(request, {name: writing for name, (_, writing) in pipes.items()})
+        self.ends = {name: reading for name, (reading, _) in pipes.items()}
+        for _, writing in pipes.values():
+            os.close(writing)
+        self.exit = os.pidfd_open(self.pid)
+        self.data = dict.fromkeys(STREAMS, b"")
+
+    @staticmethod
+    def _act(request: dict[str, Any], fds: dict[str, int]) -> None:
+        """In the fork; never returns."""
         status = 1
         try:
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
+            os.setpgid(0, 0)
+            os.dup2(fds["stdout"], 1)
+            os.dup2(fds["stderr"], 2)
             if request.get("uid") is not None:
                 os.setgroups([])
                 os.setgid(request.get("gid", request["uid"]))
@@ -76,42 +95,129 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
                     selinux.setexeccon(request["context"])
                 else:
                     selinux.setcon(request["context"])
-            os.environ.update(request.get("env", {}))
+            os.environ.update(request.get("env") or {})
             if "argv" in request:
                 os.execvp(request["argv"][0], request["argv"])
             module = importlib.import_module(request["module"])
             value = getattr(module, request["call"])(*request.get("arguments", []))
-            os.write(answer_out, json.dumps(value).encode())
+            sys.stdout.flush()
+            write(fds["value"], json.dumps(value).encode())
             status = 0
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
-    os.close(writing)
-    os.close(answer_out)
-    if request.get("background"):
-        os.set_blocking(reading, False)
-        running[pid] = (reading, answer_in)
-        return {"pid": pid}
-    return collect(pid, reading, answer_in)
+
+    def read(self, deadline: float, *, line: bool) -> bool:
+        """Read until a whole line of output is there, or the end of all and of the process; False when time is over."""
+        with selectors.DefaultSelector() as selector:
+            for name, fd in self.ends.items():
+                selector.register(fd, selectors.EVENT_READ, name)
+            if not line:
+                selector.register(self.exit, selectors.EVENT_READ, "exit")
+            while selector.get_map() and not (line and (b"\n" in self.data["stdout"] or "stdout" not in self.ends)):
+                events = selector.select(max(0.0, deadline - time.monotonic()))
+                if not events:
+                    return False
+                for key, _ in events:
+                    data = b"" if key.data == "exit" else os.read(key.fd, 1 << 16)
+                    if data:
+                        self.data[key.data] += data
+                        continue
+                    selector.unregister(key.fd)
+                    if key.data == "exit":
+                        self.kill_group()  # or what it left behind would keep its output open
+                    else:
+                        os.close(self.ends.pop(key.data))
+        return True
+
+    def kill_group(self) -> None:
+        """Kill all that it started; it is not waited for yet, so the number is still its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def line(self, seconds: float) -> str:
+        """Its next line of output; empty at its end."""
+        if not self.read(time.monotonic() + seconds, line=True):
+            raise TimeoutError(f"no line within {seconds} s")
+        line, mark, self.data["stdout"] = self.data["stdout"].partition(b"\n")
+        return (line + mark).decode(errors="replace")
+
+    def end(self, seconds: float) -> dict[str, Any]:
+        """Wait for its end, or bring it about when its time is over."""
+        timed_out = not self.read(time.monotonic() + seconds, line=False)
+        self.kill_group()
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        for fd in (*self.ends.values(), self.exit):
+            os.close(fd)
+        value = self.data["value"]
+        return {
+            "code": code,
+            "stdout": self.data["stdout"].decode(errors="replace"),
+            "stderr": self.data["stderr"].decode(errors="replace"),
+            "value": json.loads(value) if value and not timed_out else None,
+            "timed_out": timed_out,
+        }
 
 
-running: dict[int, tuple[int, int]] = {}  # pid: where its output and its answer come
+class Log:
+    """The kernel's messages, each told once."""
+
+    def __init__(self) -> None:
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+
+    def new(self) -> dict[str, Any]:
+        """Those since the last time, and how often the kernel says that it dropped some before they were read."""
+        found: list[str] = []
+        lost = 0
+        while True:
+            try:
+                record = os.read(self.fd, 1 << 14)
+            except BlockingIOError:
+                return {"lines": found, "lost": lost}
+            except BrokenPipeError:  # Documentation/ABI/testing/dev-kmsg: overwritten; reading goes on after the gap
+                lost += 1
+                continue
+            head, _, text = record.partition(b";")
+            micro = int(head.split(b",")[2])
+            words = text.split(b"\n", 1)[0].decode(errors="replace")
+            found.append(f"[{micro // 1_000_000:5d}.{micro % 1_000_000:06d}] {words}")
 
 
-def collect(pid: int, reading: int, answer_in: int) -> dict[str, Any]:
-    """Wait for a child's end."""
-    os.set_blocking(reading, True)
-    with open(reading, "rb") as output, open(answer_in, "rb") as answer:
-        text = output.read()
-        value = answer.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return {"code": code, "output": text.decode(errors="replace"), "value": json.loads(value) if value else None}
+def kernel_state() -> dict[str, Any]:
+    """Whether the kernel enforces, and how many policies it was given.
+
+    From struct selinux_kernel_status of security/selinux/include/security.h.
+    """
+    with open(SELINUX + "/status", "rb") as file:
+        _, _, enforcing, loads, _ = struct.unpack("<5I", file.read(20))
+    return {"enforcing": enforcing == 1, "loads": loads}
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
+def loaded_policy() -> bytes:
+    """The policy that the kernel runs, as it writes it out."""
+    with open(SELINUX + "/policy", "rb") as file:
+        return file.read()
+
+
+def wake(request: dict[str, Any]) -> None:
+    """Take the host's time and some of its randomness: a saved state has neither, and would repeat its own."""
+    time.clock_settime(time.CLOCK_REALTIME, request["time"])
+    with open("/dev/urandom", "wb", buffering=0) as urandom:
+        urandom.write(base64.b64decode(request["seed"]))
+        fcntl.ioctl(urandom, RNDRESEEDCRNG)
+
+
+running: dict[int, Child] = {}
+
+
+def handle(request: dict[str, Any], log: Log) -> dict[str, Any]:
     """Answer one request."""
     kind = request["do"]
+    seconds = float(request.get("seconds", 30.0))
+    if kind == "hello":
+        wake(request)
+        return {}
     if kind == "files":
         os.makedirs(OPT, exist_ok=True)
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(request["tar"]))) as tar:
@@ -123,25 +229,30 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
             importlib.import_module(name)
         return {}
     if kind == "load":
-        fd = os.open("/sys/fs/selinux/load", os.O_RDWR)
+        fd = os.open(SELINUX + "/load", os.O_RDWR)
         try:
             os.write(fd, base64.b64decode(request["policy"]))
         finally:
             os.close(fd)
         return {}
+    if kind == "state":
+        return kernel_state()
+    if kind == "policy":
+        return {"policy": base64.b64encode(loaded_policy()).decode()}
+    if kind == "log":
+        return log.new()
     if kind == "run":
-        return run(request)
+        child = Child(request)
+        if request.get("background"):
+            running[child.pid] = child
+            return {"pid": child.pid}
+        return child.end(seconds)
     if kind == "line":
-        reading = running[request["pid"]][0]
-        os.set_blocking(reading, True)
-        line = b""
-        while not line.endswith(b"\n") and (byte := os.read(reading, 1)):
-            line += byte
-        return {"line": line.decode(errors="replace")}
+        return {"line": running[request["pid"]].line(seconds)}
     if kind == "wait":
-        return collect(request["pid"], *running.pop(request["pid"]))
+        return running.pop(request["pid"]).end(seconds)
     if kind == "kill":
-        os.kill(request["pid"], request.get("signal", 9))
+        os.kill(running[request["pid"]].pid, request.get("signal", signal.SIGKILL))
         return {}
     raise ValueError(kind)
 
@@ -150,12 +261,16 @@ def main() -> None:
     """Serve for ever."""
     sys.path.insert(0, OPT)
     fd = port()
+    log = Log()
     print("@@ agent ready", selinux.getcon()[1], flush=True)
     for line in lines(fd):
+        answer: dict[str, Any] = {}
         try:
-            answer = handle(json.loads(line))
+            request = json.loads(line)
+            answer = {"number": request["number"]}
+            answer |= handle(request, log)
         except BaseException:
-            answer = {"failed": traceback.format_exc()}
+            answer["failed"] = traceback.format_exc()
         write(fd, json.dumps(answer).encode() + b"\n")
 
 

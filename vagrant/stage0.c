@@ -30,7 +30,7 @@ int main(int argc, char **argv, char **envp) {
     close(module);
   }
   if (list) fclose(list);
-  for (int tries = 0; mount("/dev/vda", "/sysroot", "ext4", MS_NOATIME, 0); tries++) {
+  for (int tries = 0; mount("/dev/vda", "/sysroot", "ext4", MS_NOATIME | MS_RDONLY, 0); tries++) {
     if (tries > 1000) {
       perror("stage0: mount root");
       return 1;

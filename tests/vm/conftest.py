@@ -6,23 +6,35 @@ Writes build/vm/avc.log and build/vm/kernel.log.  A guest that does not come up 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
-from tests.vm.guest import ROOT, Guest, built
+from tests.vm.emulator import ROOT, built
+from tests.vm.guest import Guest
 
 WARM = ("sipc", "sipc.helper", "acts.channel", "acts.calls", "acts.attacks")  # confined domains can not read them
 LOGS = ROOT / "build" / "vm"
+STARTED = pytest.StashKey[str]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What the guest itself cost, for a person; no test depends on it."""
+    if STARTED in config.stash:
+        terminalreporter.write_line(config.stash[STARTED])
 
 
 @pytest.fixture(scope="session")
-def booted() -> Iterator[Guest]:
+def booted(pytestconfig: pytest.Config) -> Iterator[Guest]:
     """The guest, with this checkout's package and the tests' acts in it."""
     image, base = built("vagrant/build-image.sh"), built("scripts/base_policy.sh")
+    began = time.monotonic()
     with Guest(image, base) as guest:
         guest.check()
         acts = ROOT / "tests" / "vm" / "acts"
         guest.put([ROOT / "src" / "sipc", acts], warm=WARM)
+        how = "from its saved state" if guest.warm else "cold, and its state saved"
+        pytestconfig.stash[STARTED] = f"the guest started {how}: {time.monotonic() - began:.1f} s to the first test"
         yield guest
         LOGS.mkdir(parents=True, exist_ok=True)
         (LOGS / "kernel.log").write_text(guest.console() + guest.kernel_log())

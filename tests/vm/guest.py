@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An enforcing SELinux guest under software emulation, driven from the host.
+"""An enforcing SELinux guest, and the conversation with the agent in it (`vagrant/guest_agent.py`).
 
-Owns one QEMU process and the conversation with the agent in it (`vagrant/guest_agent.py`): files in, policies in,
-calls in a domain, AVC and kernel log out.  QEMU is ended by `close`, whatever happened.
+Owns files in, policies in, calls in a domain, AVC and kernel log out.  The machine below is `emulator.py`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import re
 import socket
-import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,28 +21,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.vm.emulator import ROOT, Emulator
+
 from sipc.selinux.binary import read_policy
 from sipc.selinux.compose import compose
 from sipc.selinux.image import bits
 
-ROOT = Path(__file__).parents[2]
 LAB = "sipc_lab_t"
-BOOT = 120.0  # seconds that a guest may take to answer; it takes about eight
-ANSWER = 60.0
-_CPU = ("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-m", "512", "-smp", "1")
-_APPEND = (
-    "root=/dev/vda console=ttyS0 lsm=selinux selinux=1 audit=1 audit_backlog_limit=8192 quiet mitigations=off nokaslr "
-    "cryptomgr.notests no_timer_check printk.devkmsg=on sysctl.kernel.printk_ratelimit=0 log_buf_len=4M"
-)
+ANSWER = 60.0  # seconds that an act may take before the agent ends it
+GRACE = 60.0  # seconds more, after which the guest itself counts as hung
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How one act in the guest ended: exit code (negative: signal), its output, the value a call returned."""
+    """How one act in the guest ended: exit code (negative: signal), its output, the value a call returned.
+
+    `timed_out` says that the agent ended it because its time was over.
+    """
 
     code: int
-    output: str
+    stdout: str
+    stderr: str
     value: Any
+    timed_out: bool
+
+    @property
+    def output(self) -> str:
+        """Both streams, for a message."""
+        return self.stdout + self.stderr
 
 
 def context(domain: str) -> str:
@@ -52,47 +56,28 @@ def context(domain: str) -> str:
     return f"system_u:system_r:{domain}:s0"
 
 
-def built(script: str) -> Path:
-    """Run a script that prints the directory it made; once made, it only prints."""
-    done = subprocess.run([str(ROOT / script)], check=True, stdout=subprocess.PIPE, text=True, timeout=900)
-    return Path(done.stdout.strip().splitlines()[-1])
-
-
 class Guest:
     """One running guest; use it as a context manager."""
 
-    def __init__(self, image: Path, base: Path) -> None:
-        """Boot; `image` from vagrant/build-image.sh, `base` (CIL modules) from scripts/base_policy.sh."""
+    def __init__(self, image: Path, base: Path, *, warm: bool = True) -> None:
+        """Boot; `image` from vagrant/build-image.sh, `base` (CIL modules) from scripts/base_policy.sh.
+
+        `warm` goes on from the saved state of an earlier boot of this image, and saves it when there is none.
+        """
         self._base = [base / "small", ROOT / "vagrant" / "lab.cil"]
-        self._folder = tempfile.TemporaryDirectory(prefix="sipc-guest-")
-        folder = Path(self._folder.name)
-        self._console = folder / "console"
-        argv = [
-            "qemu-system-x86_64", *_CPU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-serial", f"file:{self._console}", "-kernel", str(image / "vmlinux"), "-initrd", str(image / "initrd"),
-            "-append", _APPEND,
-            "-drive", f"file={image / 'root.ext4'},format=raw,if=none,id=root,snapshot=on",
-            "-device", "virtio-blk-pci,drive=root", "-device", "virtio-serial-pci",
-            "-chardev", f"socket,id=agent,path={folder / 'agent'},server=on,wait=off",
-            "-device", "virtserialport,chardev=agent,name=agent",
-        ]  # fmt: skip
-        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._numbers = itertools.count(1)
         self._rest = b""
         self._policy: bytes | None = None
+        self._loads = -1
+        self._log: list[str] = []
+        self._emulator = Emulator(image, warm=warm)
+        self._socket = socket.socket(socket.AF_UNIX)
         try:
-            self._wait_for("@@ agent ready")
-            self._socket.connect(str(folder / "agent"))
+            self._socket.connect(str(self._emulator.agent))
+            self.ask(do="hello", time=time.time(), seed=base64.b64encode(os.urandom(64)).decode())
         except BaseException:
             self.close()
             raise
-
-    def _wait_for(self, words: str) -> None:
-        deadline = time.monotonic() + BOOT
-        while words not in self.console():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the guest did not say {words!r}:\n{self.console()[-4000:]}")
-            time.sleep(0.05)  # a file that another program writes: there is nothing to wait on
 
     def __enter__(self) -> Self:
         return self
@@ -105,31 +90,44 @@ class Guest:
     def close(self) -> None:
         """End the guest; nothing of it stays."""
         self._socket.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._folder.cleanup()
+        self._emulator.close()
 
     @property
     def pid(self) -> int:
         """The emulator's process."""
-        return self._process.pid
+        return self._emulator.pid
+
+    @property
+    def warm(self) -> bool:
+        """Whether it went on from a saved state."""
+        return self._emulator.warm
 
     def console(self) -> str:
         """The kernel's and init's words so far."""
-        return self._console.read_text(errors="replace") if self._console.exists() else ""
+        return self._emulator.console()
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """One request to the agent."""
-        self._socket.settimeout(ANSWER)
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
-        while b"\n" not in self._rest:
-            data = self._socket.recv(1 << 20)
-            if not data:
-                raise RuntimeError(f"the guest is gone:\n{self.console()[-4000:]}")
-            self._rest += data
-        line, self._rest = self._rest.split(b"\n", 1)
-        answer: dict[str, Any] = json.loads(line)
+    def ask(self, *, seconds: float = ANSWER, **request: Any) -> dict[str, Any]:
+        """One request to the agent, which has `seconds` for it.
+
+        Raises `RuntimeError` when the agent failed.  A guest that does not answer, or answers something else, is
+        closed: a late answer must never be taken for the next one.
+        """
+        number = next(self._numbers)
+        self._socket.settimeout(seconds + GRACE)
+        try:
+            self._socket.sendall(json.dumps({**request, "number": number, "seconds": seconds}).encode() + b"\n")
+            while b"\n" not in self._rest:
+                data = self._socket.recv(1 << 20)
+                if not data:
+                    raise RuntimeError(f"the guest is gone:\n{self.console()[-4000:]}")
+                self._rest += data
+            line, self._rest = self._rest.split(b"\n", 1)
+            answer: dict[str, Any] = json.loads(line)
+            if answer.pop("number") != number:
+                raise RuntimeError(f"the agent answered another request: {line[:200]!r}")
+        except BaseException:
+            self.close()
+            raise
         if "failed" in answer:
             raise RuntimeError(f"the agent failed: {answer['failed']}")
         return answer
@@ -149,16 +147,22 @@ class Guest:
             self.ask(do="load", policy=base64.b64encode(policy).decode())
             self._policy = policy
 
-    def run(self, argv: Sequence[str], *, domain: str = LAB, uid: int | None = None, **env: str) -> Result:
+    def run(
+        self, argv: Sequence[str], *, domain: str = LAB, uid: int | None = None, seconds: float = ANSWER, **env: str
+    ) -> Result:
         """Run a program in a domain; waits for its end."""
-        answer = self.ask(do="run", argv=list(argv), context=context(domain), uid=uid, env=env)
+        answer = self.ask(do="run", argv=list(argv), context=context(domain), uid=uid, env=env, seconds=seconds)
         return Result(**answer)
 
-    def call(self, module: str, name: str, *arguments: Any, domain: str = LAB, uid: int | None = None) -> Result:
+    def call(
+        self, module: str, name: str, *arguments: Any, domain: str = LAB, uid: int | None = None,
+        seconds: float = ANSWER,
+    ) -> Result:  # fmt: skip
         """Call a function of a module that `put` brought, in a fork that has taken `domain`."""
         answer = self.ask(
-            do="run", module=module, call=name, arguments=list(arguments), context=context(domain), uid=uid
-        )
+            do="run", module=module, call=name, arguments=list(arguments), context=context(domain), uid=uid,
+            seconds=seconds,
+        )  # fmt: skip
         return Result(**answer)
 
     def start(self, module: str, name: str, *arguments: Any, domain: str = LAB, uid: int | None = None) -> int:
@@ -173,38 +177,46 @@ class Guest:
         """The next line of output of what `start` began; empty at its end."""
         return str(self.ask(do="line", pid=pid)["line"])
 
-    def wait(self, pid: int) -> Result:
+    def wait(self, pid: int, *, seconds: float = ANSWER) -> Result:
         """The end of what `start` began."""
-        return Result(**self.ask(do="wait", pid=pid))
+        return Result(**self.ask(do="wait", pid=pid, seconds=seconds))
 
-    def kill(self, pid: int) -> None:
-        """SIGKILL what `start` began; `wait` for it afterwards."""
-        self.ask(do="kill", pid=pid)
+    def kill(self, pid: int, number: int = 9) -> None:
+        """Signal what `start` began (SIGKILL unless told); `wait` for it afterwards."""
+        self.ask(do="kill", pid=pid, signal=number)
 
     def kernel_log(self) -> str:
-        """The kernel's ring buffer."""
-        done = self.run(["dmesg"])
-        if done.code != 0 or not done.output:
-            raise RuntimeError(f"the kernel log can not be read: {done}")
-        return done.output
+        """All that the kernel said since boot; a test may rely on a line that is not in it."""
+        answer = self.ask(do="log")
+        if answer["lost"]:
+            raise RuntimeError("the kernel dropped messages before they were read: make log_buf_len larger")
+        self._log += answer["lines"]
+        return "\n".join(self._log)
 
     def denials(self) -> list[str]:
         """All AVC lines since boot, in order."""
-        return [line for line in self.kernel_log().splitlines() if "avc:  denied" in line]
+        self.kernel_log()
+        return [line for line in self._log if "avc:  denied" in line]
 
     def enforcing(self) -> bool:
-        """Whether the kernel enforces."""
-        return self.run(["cat", "/sys/fs/selinux/enforce"]).output.strip() == "1"
+        """Whether the kernel enforces, by its own status page."""
+        return bool(self.ask(do="state")["enforcing"])
 
     def check(self) -> None:
-        """Raise unless this guest enforces for everybody: no test in another counts."""
-        if not self.enforcing():
+        """Raise unless this guest enforces for everybody: no test in another counts.
+
+        The policy that is looked at is the one the kernel gives back, not the one that was sent.
+        """
+        state = self.ask(do="state")
+        if not state["enforcing"]:
             raise AssertionError("the guest is not enforcing")
-        policy = self._policy if self._policy is not None else compose(self._base)
-        read = read_policy(policy, "the guest's policy")
+        if state["loads"] == self._loads:
+            return
+        read = read_policy(base64.b64decode(self.ask(do="policy")["policy"]), "the guest's policy")
         permissive = [read.type_names[number] for number in bits(read.permissive)]
         if permissive:
             raise AssertionError(f"the guest has permissive domains: {' '.join(permissive)}")
+        self._loads = state["loads"]
 
 
 def running(pid: int) -> bool:
@@ -213,19 +225,3 @@ def running(pid: int) -> bool:
         return not re.search(r"^State:\s+Z", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except OSError:
         return False
-
-
-def shell(image: Path) -> int:
-    """An interactive shell in a guest, on this terminal."""
-    argv = [
-        "qemu-system-x86_64", *_CPU, "-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial",
-        "mon:stdio",
-        "-kernel", str(image / "vmlinux"), "-initrd", str(image / "initrd"), "-append", f"{_APPEND} guest.shell",
-        "-drive", f"file={image / 'root.ext4'},format=raw,if=none,id=root,snapshot=on",
-        "-device", "virtio-blk-pci,drive=root",
-    ]  # fmt: skip
-    return subprocess.run(argv, check=False).returncode
-
-
-if __name__ == "__main__":
-    os._exit(shell(built("vagrant/build-image.sh")))

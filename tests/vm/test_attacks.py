@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from tests.vm.acts import attacks
-from tests.vm.guest import ROOT, Guest
+from tests.vm.emulator import ROOT
+from tests.vm.guest import Guest
 from tests.vm.matrix import ALLOWED, DOMAINS, NOT_SELINUX, judge, page, tried
 from tests.vm.test_channel import definition, modules
 

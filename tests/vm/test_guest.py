@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+
 import pytest
-from tests.vm.guest import LAB, Guest, built, context, running
+from tests.vm.emulator import built
+from tests.vm.guest import LAB, Guest, context, running
 
 pytestmark = pytest.mark.vm
 
@@ -56,10 +60,47 @@ def test_the_harness_notices_a_permissive_domain_and_a_permissive_guest(booted: 
     booted.check()
 
 
+def test_what_hangs_is_ended_and_the_next_answer_is_the_next_ones(guest: Guest) -> None:
+    """An act that never ends costs its own verdict and no other; what it started ends with it."""
+    hung = guest.run(["sh", "-c", "sleep 1000 & echo $!; wait"], seconds=2.0)
+    assert hung.timed_out
+    assert hung.code == -9
+    assert guest.run(["test", "-d", f"/proc/{hung.stdout.strip()}"]).code == 1
+    assert guest.run(["echo", "mine"]).stdout == "mine\n"
+
+
+def test_an_answer_to_another_request_closes_the_guest() -> None:
+    """Were it taken for the next one, every later verdict would be another act's."""
+    with other() as guest:
+        guest._numbers = itertools.count(-5)  # the agent echoes what it is told
+        line = json.dumps({"do": "state", "number": 77}).encode() + b"\n"
+        guest._socket.sendall(line)
+        with pytest.raises(RuntimeError, match="another request"):
+            guest.ask(do="state")
+        assert not running(guest.pid)
+
+
+def other() -> Guest:
+    """A guest of one's own, warm when there is a saved state."""
+    return Guest(built("vagrant/build-image.sh"), built("scripts/base_policy.sh"))
+
+
+def test_a_warm_guest_enforces_and_repeats_no_random_number(booted: Guest) -> None:
+    """Two guests go on from one saved state: both enforce, and their epochs would not be the same."""
+    seen = []
+    for _ in range(2):
+        with other() as guest:
+            assert guest.warm
+            guest.check()
+            seen.append(guest.run(["od", "-An", "-tx1", "-N16", "/dev/urandom"]).stdout)
+    assert len(set(seen)) == 2
+    assert booted.enforcing()
+
+
 def test_nothing_outlives_a_guest() -> None:
     """The emulator is gone when the guest is closed, in order or by an exception."""
-    with pytest.raises(KeyError), Guest(built("vagrant/build-image.sh"), built("scripts/base_policy.sh")) as other:
-        pid = other.pid
+    with pytest.raises(KeyError), other() as guest:
+        pid = guest.pid
         assert running(pid)
         raise KeyError
     assert not running(pid)

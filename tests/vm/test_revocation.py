@@ -47,7 +47,7 @@ def without(what: str) -> dict[str, str]:
 
 def step(guest: Guest, pid: int) -> str:
     """Let one end do one step; what it says of it."""
-    guest.ask(do="kill", pid=pid, signal=10)
+    guest.kill(pid, 10)
     return guest.line(pid).strip()
 
 
