@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,18 +19,20 @@ from tests.support.objects import assert_whole, snapshot
 from tests.support.program import USERS, write
 
 from sipc import helper
-from sipc.definitions import DEFINITIONS
+from sipc.definitions import DEFINITIONS, parse
 from sipc.registry import SYSTEM
+from sipc.selinux.grants import types_of
+from sipc.spec import Enforcement
 
 pytestmark = pytest.mark.host
 
 ROOT = Path(helper.__file__).parents[2]
 
 
-def _unit() -> configparser.ConfigParser:
+def _unit(name: str = "channel") -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read(ROOT / "helper" / "sipc-channel@.service")
+    parser.read(ROOT / "helper" / f"sipc-{name}@.service")
     return parser
 
 
@@ -50,6 +53,33 @@ def test_the_unit_runs_the_helper_with_verbs_it_knows() -> None:
     assert (made.verb, made.channel, made.files, made.replace) == ("create", ["feed"], [], False)
     ended = helper._parser().parse_args(stop[1:])
     assert (ended.verb, ended.names) == ("destroy", ["feed"])
+
+
+def test_the_ends_units_start_what_the_policy_and_the_accounts_name() -> None:
+    """Each end: its own user, its own domain, its own state, a file in its own place, after the channel."""
+    spec = parse("[channel.feed]\n", "feed", enforcement=Enforcement.SELINUX)["feed"]
+    types = types_of(spec)
+    own = {"send": ("sender", types.sender, "in"), "recv": ("receiver", types.receiver, "out")}
+    for verb, (role, domain, place) in own.items():
+        unit = _unit(verb)
+        service = {key: value.replace("%i", "feed") for key, value in unit["Service"].items()}
+        assert unit["Unit"]["Requires"] == unit["Unit"]["After"] == "sipc-channel@%i.service"
+        assert service["User"] == f"sipc-{verb}"
+        assert service["SELinuxContext"] == f"-system_u:system_r:{domain}:s0"
+        assert service["ReadWritePaths"] == f"{SYSTEM}/.private/feed/{role}"
+        assert service["ExecStart"] == f"sipc {verb} feed /var/lib/sipc/feed/{place}/data"
+        assert (service["CapabilityBoundingSet"], service["PrivateIPC"]) == ("", "no")
+    assert _unit()["Service"]["SELinuxContext"].replace("%i", "feed") == f"-system_u:system_r:{types.channel}:s0"
+
+
+def test_a_wheel_puts_the_files_where_systemd_looks(tmp_path: Path) -> None:
+    """`pip install` as root leaves nothing to copy."""
+    argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    subprocess.run([*argv, "-w", str(tmp_path), str(ROOT)], check=True, capture_output=True, timeout=100)
+    (wheel,) = tmp_path.glob("sipc-*.whl")
+    names = {name.split(".data/data/", 1)[1] for name in zipfile.ZipFile(wheel).namelist() if ".data/data/" in name}
+    units = {f"lib/systemd/system/{path.name}" for path in (ROOT / "helper").glob("*.service")}
+    assert names == units | {"lib/sysusers.d/sipc.conf", "lib/tmpfiles.d/sipc.conf"}
 
 
 def _drop_to(names: list[str]) -> None:
