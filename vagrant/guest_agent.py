@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test agent inside the guest: one JSON line in, one JSON line out, over a virtio-serial port.
+"""The test agent inside the guest: one JSON line in, one JSON line out.
+
+Over the virtio-serial port called `agent`, or over standard input and output when its argument is `-`.
 
 Owns nothing but running things: each request is a fork, so what a test does to its own process never reaches the
 next one.  `call` names a function of a module that the host sent; `argv` is a program; both may name a context,
@@ -35,21 +37,30 @@ STREAMS = ("stdout", "stderr", "value")
 RNDRESEEDCRNG = 0x5207  # include/uapi/linux/random.h
 
 
-def port() -> int:
-    """The virtio-serial port called `agent`."""
+def port() -> tuple[int, int]:
+    """Where requests come from and answers go; no act inherits either."""
+    if sys.argv[1:] == ["-"]:
+        ends = os.dup(0), os.dup(1)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        return ends
     for name in glob.glob("/sys/class/virtio-ports/*/name"):
         with open(name) as file:
             if file.read().strip() == "agent":
-                return os.open("/dev/" + os.path.basename(os.path.dirname(name)), os.O_RDWR)
+                fd = os.open("/dev/" + os.path.basename(os.path.dirname(name)), os.O_RDWR)
+                return fd, fd
     raise SystemExit("no port called agent")
 
 
 def lines(fd: int) -> Iterator[bytes]:
-    """Whole lines; an empty read means that nobody is connected."""
+    """Whole lines; an empty read of a port means that nobody is connected yet, of a pipe that all is over."""
     rest = b""
     while True:
         data = os.read(fd, 1 << 16)
         if not data:
+            if sys.argv[1:] == ["-"]:
+                return
             time.sleep(0.02)
             continue
         rest += data
@@ -258,12 +269,12 @@ def handle(request: dict[str, Any], log: Log) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve for ever."""
+    """Serve for ever, or until nobody asks any more."""
     sys.path.insert(0, OPT)
-    fd = port()
+    asked, answered = port()
     log = Log()
     print("@@ agent ready", selinux.getcon()[1], flush=True)
-    for line in lines(fd):
+    for line in lines(asked):
         answer: dict[str, Any] = {}
         try:
             request = json.loads(line)
@@ -271,7 +282,7 @@ def main() -> None:
             answer |= handle(request, log)
         except BaseException:
             answer["failed"] = traceback.format_exc()
-        write(fd, json.dumps(answer).encode() + b"\n")
+        write(answered, json.dumps(answer).encode() + b"\n")
 
 
 if __name__ == "__main__":

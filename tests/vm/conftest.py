@@ -6,12 +6,14 @@ Writes build/vm/avc.log and build/vm/kernel.log.  A guest that does not come up 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
 import pytest
-from tests.vm.emulator import ROOT, built
-from tests.vm.guest import Guest
+from tests.vm.emulator import ROOT, Emulator, built
+from tests.vm.guest import Guest, Machine
+from tests.vm.remote import COMMAND, Remote
 
 WARM = ("sipc", "sipc.helper", "acts.channel", "acts.calls", "acts.attacks")  # confined domains can not read them
 LOGS = ROOT / "build" / "vm"
@@ -27,17 +29,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(scope="session")
 def booted(pytestconfig: pytest.Config) -> Iterator[Guest]:
     """The guest, with this checkout's package and the tests' acts in it."""
-    image, base = built("vagrant/build-image.sh"), built("scripts/base_policy.sh")
+    base = built("scripts/base_policy.sh")
+    image = built("vagrant/build-image.sh")
     began = time.monotonic()
-    with Guest(image, base) as guest:
+    machine: Machine
+    if command := os.environ.get(COMMAND):
+        machine, how = Remote(command), f"is another machine ({command})"
+    else:
+        machine = Emulator(image, warm=True)
+        how = "started from its saved state" if machine.warm else "started cold, and its state was saved"
+    with Guest(machine, base) as guest:
         guest.check()
         acts = ROOT / "tests" / "vm" / "acts"
         guest.put([ROOT / "src" / "sipc", acts], warm=WARM)
-        how = "from its saved state" if guest.warm else "cold, and its state saved"
-        pytestconfig.stash[STARTED] = f"the guest started {how}: {time.monotonic() - began:.1f} s to the first test"
+        pytestconfig.stash[STARTED] = f"the guest {how}: {time.monotonic() - began:.1f} s to the first test"
         yield guest
         LOGS.mkdir(parents=True, exist_ok=True)
-        (LOGS / "kernel.log").write_text(guest.console() + guest.kernel_log())
+        (LOGS / "kernel.log").write_text(machine.console() + guest.kernel_log())
         (LOGS / "avc.log").write_text("\n".join(guest.denials()) + "\n")
 
 

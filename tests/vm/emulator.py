@@ -27,11 +27,11 @@ __all__ = ("ROOT", "Emulator", "built")
 ROOT = Path(__file__).parents[2]
 BOOT = 120.0  # seconds that a guest may take to answer; it takes about eight
 _QEMU = "qemu-system-x86_64"
-_CPU = ("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-m", "512", "-smp", "1")
+_CPU = ("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-m", "768")
 _BARE = ("-nodefaults", "-no-user-config", "-no-reboot")
 _APPEND = (
-    "root=/dev/vda console=ttyS0 lsm=selinux selinux=1 audit=1 audit_backlog_limit=8192 quiet mitigations=off nokaslr "
-    "cryptomgr.notests no_timer_check printk.devkmsg=on sysctl.kernel.printk_ratelimit=0 log_buf_len=4M"
+    "console=ttyS0 lsm=selinux selinux=1 audit=1 audit_backlog_limit=8192 mitigations=off nokaslr cryptomgr.notests "
+    "no_timer_check printk.devkmsg=on sysctl.kernel.printk_ratelimit=0 log_buf_len=4M"
 )
 
 
@@ -42,31 +42,35 @@ def built(script: str, *arguments: str) -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-def _disk(image: Path) -> list[str]:
+def _disk(image: Path, more: str = "") -> list[str]:
     return [
         "-kernel", str(image / "vmlinux"), "-initrd", str(image / "initrd"),
+        "-append", f"{_APPEND} {(image / 'append').read_text().strip()} {more}",
         "-drive", f"file={image / 'root.ext4'},format=raw,if=none,id=root,snapshot=on",
         "-device", "virtio-blk-pci,drive=root",
     ]  # fmt: skip
 
 
 class Emulator:
-    """A running machine whose agent is ready to be connected to at `agent`, a Unix socket."""
+    """A running machine whose agent is ready."""
 
-    def __init__(self, image: Path, *, warm: bool) -> None:
-        """Boot `image` (vmlinux, initrd, root.ext4), or go on from its saved state, which is made when missing."""
+    def __init__(self, image: Path, *, warm: bool, cpus: int = 1) -> None:
+        """Boot `image` (vmlinux, initrd, root.ext4, append: kernel options).
+
+        `warm` goes on from its saved state, which is made when missing.
+        """
         self._folder = tempfile.TemporaryDirectory(prefix="sipc-guest-")
         folder = Path(self._folder.name)
-        self.agent = folder / "agent"
+        self._agent = folder / "agent"
         self._console = folder / "console"
         self._control = folder / "control"
         devices = [
-            "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={self.agent},server=on,wait=off",
+            "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={self._agent},server=on,wait=off",
             "-device", "virtserialport,chardev=agent,name=agent",
         ]  # fmt: skip
         argv = [
-            _QEMU, *_CPU, *_BARE, "-display", "none", "-serial", f"file:{self._console}",
-            "-qmp", f"unix:{self._control},server=on,wait=off", *_disk(image), "-append", _APPEND, *devices,
+            _QEMU, *_CPU, "-smp", str(cpus), *_BARE, "-display", "none", "-serial", f"file:{self._console}",
+            "-qmp", f"unix:{self._control},server=on,wait=off", *_disk(image), *devices,
         ]  # fmt: skip
         state = _state_of(image) if warm else None
         self.warm = state is not None and state.exists()
@@ -108,6 +112,12 @@ class Emulator:
             Path(new.name).replace(state)
         finally:
             Path(new.name).unlink(missing_ok=True)
+
+    def connect(self) -> socket.socket:
+        """The way to the agent: its port is a Unix socket on this side."""
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(str(self._agent))
+        return link
 
     def close(self) -> None:
         """End the guest; nothing of it stays."""
@@ -168,7 +178,7 @@ def _state_of(image: Path) -> Path:
 def shell(image: Path) -> int:
     """An interactive shell in a guest, on this terminal."""
     argv = [
-        _QEMU, *_CPU, *_BARE, "-nographic", "-serial", "mon:stdio", *_disk(image), "-append", f"{_APPEND} guest.shell",
+        _QEMU, *_CPU, *_BARE, "-nographic", "-serial", "mon:stdio", *_disk(image, "guest.shell"),
     ]  # fmt: skip
     return subprocess.run(argv, check=False).returncode
 

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from tests.vm.emulator import ROOT, Emulator
+from tests.vm.emulator import ROOT
 
 from sipc.selinux.binary import read_policy
 from sipc.selinux.compose import compose
@@ -56,24 +56,39 @@ def context(domain: str) -> str:
     return f"system_u:system_r:{domain}:s0"
 
 
+class Machine(Protocol):
+    """What a guest runs in: `emulator.py`'s, or another that a command reaches (`remote.py`)."""
+
+    def connect(self) -> socket.socket:
+        """The way to the agent."""
+
+    def console(self) -> str:
+        """What the machine said, for a message."""
+
+    def close(self) -> None:
+        """End it, or leave it."""
+
+
 class Guest:
     """One running guest; use it as a context manager."""
 
-    def __init__(self, image: Path, base: Path, *, warm: bool = True) -> None:
-        """Boot; `image` from vagrant/build-image.sh, `base` (CIL modules) from scripts/base_policy.sh.
+    def __init__(self, machine: Machine, base: Path | None, *, domain: str = LAB) -> None:
+        """Talk to the agent of a machine, which is closed with this.
 
-        `warm` goes on from the saved state of an earlier boot of this image, and saves it when there is none.
+        `base` is the folder of CIL modules from scripts/base_policy.sh; without it the guest has a policy store of
+        its own.  `domain` is the agent's.
         """
-        self._base = [base / "small", ROOT / "vagrant" / "lab.cil"]
+        self._base = [base / "small", ROOT / "vagrant" / "lab.cil"] if base is not None else []
+        self._domain = domain
         self._numbers = itertools.count(1)
         self._rest = b""
         self._policy: bytes | None = None
         self._loads = -1
+        self._socket: socket.socket | None = None
         self._log: list[str] = []
-        self._emulator = Emulator(image, warm=warm)
-        self._socket = socket.socket(socket.AF_UNIX)
+        self.machine = machine
         try:
-            self._socket.connect(str(self._emulator.agent))
+            self._socket = machine.connect()
             self.ask(do="hello", time=time.time(), seed=base64.b64encode(os.urandom(64)).decode())
         except BaseException:
             self.close()
@@ -89,22 +104,9 @@ class Guest:
 
     def close(self) -> None:
         """End the guest; nothing of it stays."""
-        self._socket.close()
-        self._emulator.close()
-
-    @property
-    def pid(self) -> int:
-        """The emulator's process."""
-        return self._emulator.pid
-
-    @property
-    def warm(self) -> bool:
-        """Whether it went on from a saved state."""
-        return self._emulator.warm
-
-    def console(self) -> str:
-        """The kernel's and init's words so far."""
-        return self._emulator.console()
+        if self._socket is not None:
+            self._socket.close()
+        self.machine.close()
 
     def ask(self, *, seconds: float = ANSWER, **request: Any) -> dict[str, Any]:
         """One request to the agent, which has `seconds` for it.
@@ -113,13 +115,16 @@ class Guest:
         closed: a late answer must never be taken for the next one.
         """
         number = next(self._numbers)
-        self._socket.settimeout(seconds + GRACE)
+        link = self._socket
+        if link is None:
+            raise RuntimeError("this guest was never reached")
+        link.settimeout(seconds + GRACE)
         try:
-            self._socket.sendall(json.dumps({**request, "number": number, "seconds": seconds}).encode() + b"\n")
+            link.sendall(json.dumps({**request, "number": number, "seconds": seconds}).encode() + b"\n")
             while b"\n" not in self._rest:
-                data = self._socket.recv(1 << 20)
+                data = link.recv(1 << 20)
                 if not data:
-                    raise RuntimeError(f"the guest is gone:\n{self.console()[-4000:]}")
+                    raise RuntimeError(f"the guest is gone:\n{self.machine.console()[-4000:]}")
                 self._rest += data
             line, self._rest = self._rest.split(b"\n", 1)
             answer: dict[str, Any] = json.loads(line)
@@ -142,16 +147,20 @@ class Guest:
 
     def load(self, modules: dict[str, str], *, dontaudit: bool = True) -> None:
         """Load Debian's policy with these modules (name: CIL) into the running kernel."""
+        if not self._base:
+            raise RuntimeError("this guest loads its policy from its own store")
         policy = compose(self._base, modules, dontaudit=dontaudit)
         if policy != self._policy:
             self.ask(do="load", policy=base64.b64encode(policy).decode())
             self._policy = policy
 
     def run(
-        self, argv: Sequence[str], *, domain: str = LAB, uid: int | None = None, seconds: float = ANSWER, **env: str
-    ) -> Result:
-        """Run a program in a domain; waits for its end."""
-        answer = self.ask(do="run", argv=list(argv), context=context(domain), uid=uid, env=env, seconds=seconds)
+        self, argv: Sequence[str], *, domain: str | None = None, uid: int | None = None, seconds: float = ANSWER,
+        **env: str,
+    ) -> Result:  # fmt: skip
+        """Run a program in a domain (default: the agent's); waits for its end."""
+        own = context(self._domain if domain is None else domain)
+        answer = self.ask(do="run", argv=list(argv), context=own, uid=uid, env=env, seconds=seconds)
         return Result(**answer)
 
     def call(

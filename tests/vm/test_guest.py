@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
 import pytest
-from tests.vm.emulator import built
+from tests.vm.emulator import Emulator, built
 from tests.vm.guest import LAB, Guest, context, running
 
 pytestmark = pytest.mark.vm
@@ -71,26 +70,29 @@ def test_what_hangs_is_ended_and_the_next_answer_is_the_next_ones(guest: Guest) 
 
 def test_an_answer_to_another_request_closes_the_guest() -> None:
     """Were it taken for the next one, every later verdict would be another act's."""
-    with other() as guest:
-        guest._numbers = itertools.count(-5)  # the agent echoes what it is told
-        line = json.dumps({"do": "state", "number": 77}).encode() + b"\n"
-        guest._socket.sendall(line)
+    machine = Emulator(built("vagrant/build-image.sh"), warm=True)
+    with other(machine) as guest:
+        assert guest._socket is not None
+        guest._socket.sendall(json.dumps({"do": "state", "number": 77}).encode() + b"\n")
         with pytest.raises(RuntimeError, match="another request"):
             guest.ask(do="state")
-        assert not running(guest.pid)
+        assert not running(machine.pid)
 
 
-def other() -> Guest:
+def other(machine: Emulator | None = None) -> Guest:
     """A guest of one's own, warm when there is a saved state."""
-    return Guest(built("vagrant/build-image.sh"), built("scripts/base_policy.sh"))
+    return Guest(machine or Emulator(built("vagrant/build-image.sh"), warm=True), built("scripts/base_policy.sh"))
 
 
 def test_a_warm_guest_enforces_and_repeats_no_random_number(booted: Guest) -> None:
     """Two guests go on from one saved state: both enforce, and their epochs would not be the same."""
     seen = []
+    built_image = built("vagrant/build-image.sh")
+    Emulator(built_image, warm=True).close()  # saves the state, if no earlier run did
     for _ in range(2):
-        with other() as guest:
-            assert guest.warm
+        machine = Emulator(built_image, warm=True)
+        with other(machine) as guest:
+            assert machine.warm
             guest.check()
             seen.append(guest.run(["od", "-An", "-tx1", "-N16", "/dev/urandom"]).stdout)
     assert len(set(seen)) == 2
@@ -99,8 +101,8 @@ def test_a_warm_guest_enforces_and_repeats_no_random_number(booted: Guest) -> No
 
 def test_nothing_outlives_a_guest() -> None:
     """The emulator is gone when the guest is closed, in order or by an exception."""
-    with pytest.raises(KeyError), other() as guest:
-        pid = guest.pid
-        assert running(pid)
+    machine = Emulator(built("vagrant/build-image.sh"), warm=True)
+    with pytest.raises(KeyError), other(machine):
+        assert running(machine.pid)
         raise KeyError
-    assert not running(pid)
+    assert not running(machine.pid)
