@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer has nowhere to go
         return Exit.NO
     except OSError as error:
-        print(f"sipc: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+        print(f"sipc: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         return Exit.REFUSED
     except Exception as error:  # noqa: BLE001 - the last line of defence
         print(f"sipc: this is a bug in sipc: {error!r} (SIPC_DEBUG=1 shows where)", file=sys.stderr)

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,13 @@ from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.explain import explain
 from sipc.cli.policy import policy
 from sipc.descriptor import Descriptor
-from sipc.errors import ChannelNotFound
+from sipc.errors import ChannelNotFound, RegistryError, SipcError
 from sipc.registry import Registry, search_path
 from sipc.watch import find
 
 __all__ = ("cli", "run_helper")
+
+_HELPERS_CODES = (Exit.OK, Exit.USAGE, Exit.BAD_INPUT, Exit.REFUSED)
 
 _registry = click.option(
     "--registry", type=click.Path(path_type=Path), help="Directory of descriptors (default: $SIPC_REGISTRY, "
@@ -49,19 +54,40 @@ cli.add_command(explain)
 
 
 def run_helper(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run the helper as a process of its own; its stderr is ours."""
+    """Run the helper as a process of its own; what it says of an error is said, but no traceback.
+
+    Raises `SipcError` when it was killed, and `KeyboardInterrupt` once it has undone what it made.
+    """
     isolated = [] if os.environ.get("PYTHONPATH") else ["-I"]
     argv = [sys.executable, *isolated, "-m", "sipc.helper", *arguments]
-    return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, words = process.communicate()
+        except KeyboardInterrupt:
+            process.communicate()  # a terminal interrupts both
+            raise
+    code = process.returncode
+    if code < 0:
+        raise SipcError(
+            f"the helper was killed by {signal.Signals(-code).name}: 'sipc doctor' names what it left behind and how "
+            "to remove it; then try again"
+        )
+    if code not in _HELPERS_CODES and not os.environ.get("SIPC_DEBUG"):
+        last = words.strip().rpartition("\n")[2]
+        words, code = f"sipc: this is a bug in sipc's helper: {last} (SIPC_DEBUG=1 shows where)\n", Exit.BUG
+    click.echo(words, err=True, nl=False)
+    return subprocess.CompletedProcess(argv, code, out)
 
 
 def _helped(verb: str, registry: Path | None, rest: list[str], *, as_json: bool) -> int:
     place = ["--registry", str(registry)] if registry is not None else []
     done = run_helper([*place, verb, *rest])
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    # What is created is all or nothing; what is destroyed stays so.
+    said = done.stdout.splitlines() if done.returncode == 0 or verb == "destroy" else []
+    lines = [json.loads(line) for line in said]
     if as_json:
-        _print_json({"channels": lines if done.returncode == 0 else [], "ok": done.returncode == 0})
-    elif done.returncode == 0:
+        _print_json({"channels": lines, "ok": done.returncode == 0})
+    else:
         for line in lines:
             if "created" in line:
                 click.echo(f"created {line['created']} in {line['registry']} (helper pid {line['pid']}, exited)")
@@ -118,21 +144,37 @@ def _row(place: Path, descriptor: Descriptor) -> dict[str, Any]:
 def list_(registry: Path | None, as_json: bool) -> int:
     """List the channels there are."""
     rows = []
+    code = Exit.OK
     for directory in search_path(registry):
         try:
-            with Registry(directory) as place:
-                rows += [_row(directory, place.read(name)) for name in place.names()]
+            place = Registry(directory)
         except ChannelNotFound:
             continue
+        with place:
+            for name in place.names():
+                try:
+                    rows.append(_row(directory, place.read(name)))
+                except ChannelNotFound:
+                    continue  # destroyed in this moment
+                except RegistryError as error:  # the others are listed all the same
+                    click.echo(f"sipc: {error}", err=True)
+                    code = Exit.REFUSED
     if as_json:
         _print_json({"channels": rows})
-        return Exit.OK
+        return code
     for row in rows:
         click.echo(
             f"{row['name']:20} {row['backend']:6} {row['transport']:8} {row['slots']} slots of {row['slot_size']}, "
             f"depth {row['depth']}, {row['enforcement']}, {row['registry']}"
         )
-    return Exit.OK
+    return code
+
+
+def _owner(end: dict[str, Any], creator_uid: int) -> str:
+    """Who may have a role, for a person."""
+    if end["uid"] is None and end["type"] is None:
+        return f"uid {creator_uid}, who created the channel"
+    return ", ".join(f"{key} {value}" for key, value in end.items() if value is not None)
 
 
 @cli.command(epilog=_helpful("Example: sipc status feed"))
@@ -154,6 +196,8 @@ def status(name: str, registry: Path | None, as_json: bool) -> int:
     if as_json:
         _print_json({**row, "summary": account.summary, "holds": account.holds, "open": account.open})
         return Exit.OK
+    row |= {role: _owner(end, descriptor.creator_uid) for role, end in ends.items()}
+    row["created"] = datetime.fromtimestamp(descriptor.created, UTC).isoformat()
     for key, value in row.items():
         click.echo(f"{key + ':':14}{value}")
     click.echo(f"\n{account.summary}\n\nWhat holds the direction:")
@@ -165,7 +209,24 @@ def status(name: str, registry: Path | None, as_json: bool) -> int:
     return Exit.OK
 
 
-_wait = click.option("--wait", type=float, help="Seconds to wait for the channel to be created (default: for ever).")
+class _Seconds(click.FloatRange):
+    """A time that can be waited for: not negative, and a number."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+_wait = click.option(
+    "--wait", type=_Seconds(), help="Seconds to wait for the channel to be created (default: for ever)."
+)
 
 
 _confine = click.option(
@@ -180,12 +241,17 @@ _confine = click.option(
 @_wait
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
 @_confine
+@_json
 def send(
-    name: str, file: Path | None, registry: Path | None, wait: float | None, no_progress: bool, confine: bool
-) -> int:
+    name: str, file: Path | None, registry: Path | None, wait: float | None, no_progress: bool, confine: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Send FILE (default: standard input) as one stream; its end is announced, or that it was cut."""
     shown = not no_progress and sys.stderr.isatty()
-    return streams.send(name, file, registry, wait, progress=shown, confine=confine)
+    count = streams.send(name, file, registry, wait, progress=shown, confine=confine)
+    if as_json:
+        _print_json({"name": name, "bytes": count, "ok": True})
+    return Exit.OK
 
 
 @cli.command(epilog=_helpful("Examples: sipc recv feed FILE;  sipc recv feed | tar x"))
@@ -193,22 +259,27 @@ def send(
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @_registry
 @_wait
-@click.option("--timeout", type=float, help="Give up when nothing comes for this many seconds (exit code 5).")
+@click.option("--timeout", type=_Seconds(), help="Give up when nothing comes for this many seconds (exit code 5).")
 @click.option("--cursor", type=click.Path(dir_okay=False, path_type=Path), help="File that keeps what is finished: "
               "run again, this goes on there.  Only with standard output, a pipe or a device.")
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
 @_confine
+@_json
 def recv(
     name: str, file: Path | None, registry: Path | None, wait: float | None, timeout: float | None,
-    cursor: Path | None, no_progress: bool, confine: bool,
+    cursor: Path | None, no_progress: bool, confine: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Receive one stream into FILE (default: standard output).
 
     FILE appears only when the whole stream has come.  A stream that was cut ends with exit code 1.
     """
-    return streams.receive(
-        name, file, registry, wait, timeout, cursor, progress=not no_progress and sys.stderr.isatty(), confine=confine
-    )
+    if as_json and file is None:
+        raise click.UsageError("--json needs FILE: standard output is the stream's")
+    shown = not no_progress and sys.stderr.isatty()
+    count = streams.receive(name, file, registry, wait, timeout, cursor, progress=shown, confine=confine)
+    if as_json:
+        _print_json({"name": name, "bytes": count, "ok": True})
+    return Exit.OK
 
 
 @cli.command(epilog=_helpful("Example: sipc doctor"))
@@ -228,10 +299,12 @@ def doctor(registry: Path | None, as_json: bool) -> int:
 
 @cli.command(epilog=_helpful("Example: sipc demo /etc/services"))
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--size", default=16 << 20, show_default=True, help="Bytes of random data, when no FILE is given.")
+@click.option("--size", type=click.IntRange(min=0), default=16 << 20, show_default=True,
+              help="Bytes of random data, when no FILE is given.")  # fmt: skip
 @_json
 def demo(file: Path | None, size: int, as_json: bool) -> int:
     """Watch a file cross a channel whose helper has already exited."""
+    streams.end_in_order()
     result = demonstration.run(file, size)
     if as_json:
         _print_json(result)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sipc.channel import open_receiver, open_sender
+from sipc.cli.exits import Exit, code_of
 from sipc.endpoint import Endpoint
-from sipc.errors import KernelError, PolicyUnavailable
+from sipc.errors import KernelError, PolicyUnavailable, SipcError
 from sipc.kernel import Queue
 from sipc.proto.control import ControlMessage
 
@@ -51,10 +52,20 @@ class _Listening(Queue):
         self._queue.close()
 
 
-def main(role: str, registry: str, name: str, path: str) -> None:
-    """Be one end."""
-    report = _send(registry, name, Path(path)) if role == "sender" else _receive(registry, name, Path(path))
+def main(role: str, registry: str, name: str, path: str) -> int:
+    """Be one end; returns its exit code, for `sipc demo` to pass on."""
+    try:
+        report = _send(registry, name, Path(path)) if role == "sender" else _receive(registry, name, Path(path))
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED  # the demo says so
+    except SipcError as error:
+        print(f"sipc: demo: {role}: {error}", file=sys.stderr)
+        return code_of(error)
+    except OSError as error:
+        print(f"sipc: demo: {role}: {path}: {error.strerror}", file=sys.stderr)
+        return Exit.REFUSED
     print(json.dumps({"pid": os.getpid(), **report}))
+    return Exit.OK
 
 
 def _send(registry: str, name: str, path: Path) -> dict[str, Any]:
@@ -97,4 +108,4 @@ def _receive(registry: str, name: str, path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

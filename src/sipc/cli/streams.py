@@ -7,25 +7,25 @@ Memory stays flat: the file is read straight into slots, and written straight ou
 from __future__ import annotations
 
 import os
+import select
 import signal
 import stat
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Never
+from types import FrameType, TracebackType
+from typing import Never, Self
 
 import click
 
 from sipc.channel import open_receiver, open_sender
-from sipc.cli.exits import Exit
-from sipc.errors import Broken, ChannelNotFound, EndOfStream, SpecError, Timeout
+from sipc.errors import Broken, ChannelNotFound, EndOfStream, SipcError, SpecError, Timeout
 from sipc.proto.records import unpack
 from sipc.receiver import Receiver
 from sipc.sender import Sender
 
-__all__ = ("receive", "send")
+__all__ = ("end_in_order", "receive", "send")
 
 _PATIENCE = 1.0  # seconds before we say that we are waiting
 _BAR = 24  # characters in the progress bar
@@ -39,7 +39,20 @@ class _Progress:
     def __init__(self, label: str, total: int | None, *, shown: bool) -> None:
         self._label, self._total, self._shown = label, total, shown
         self._started = self._last = time.monotonic()
+        self._unfinished = False  # the cursor stands behind a bar
         self.bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The last line; after a failure only room for its message."""
+        if self._shown and kind is None:
+            self._show("\r")
+        if self._unfinished:
+            click.echo(err=True)
 
     def add(self, count: int) -> None:
         self.bytes += count
@@ -48,6 +61,7 @@ class _Progress:
 
     def _show(self, start: str) -> None:
         self._last = time.monotonic()
+        self._unfinished = True
         rate = self.bytes / max(self._last - self._started, 1e-9) / 1e6
         share = ""
         if self._total:
@@ -55,15 +69,17 @@ class _Progress:
             share = f" [{'#' * int(_BAR * done):{_BAR}}] {100 * done:3.0f} %"
         click.echo(f"{start}{self._label}{share} {self.bytes / 1e6:,.1f} MB, {rate:,.0f} MB/s ", nl=False, err=True)
 
-    def end(self) -> None:
-        if self._shown:
-            self._show("\r")
-            click.echo(err=True)
-
 
 def _terminated(number: int, frame: FrameType | None) -> Never:
     del frame
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def end_in_order() -> None:
+    """Terminated, or left by its terminal, an end tells the other and cleans up as for Ctrl-C (nohup still holds)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminated)
 
 
 def _opened_sender(name: str, registry: Path | None, wait: float | None) -> Sender:
@@ -78,25 +94,51 @@ def _opened_sender(name: str, registry: Path | None, wait: float | None) -> Send
 
 def send(name: str, file: Path | None, registry: Path | None, wait: float | None, *, progress: bool,
          confine: bool = False) -> int:  # fmt: skip
-    """Send one file or standard input."""
-    signal.signal(signal.SIGTERM, _terminated)
-    source, total = (0, None) if file is None else _opened(file)
-    shown = _Progress(f"send {name}", total, shown=progress)
-    with _opened_sender(name, registry, wait) as sender:
+    """Send one file or standard input; returns the bytes sent."""
+    end_in_order()
+    source, total = _standard(sys.stdin, "input") if file is None else _opened(file)
+    what = "standard input" if file is None else str(file)
+    with (
+        _Progress(f"send {name}", total, shown=progress) as shown,
+        _opened_sender(name, registry, wait) as sender,
+    ):
         if confine:
             sender.confine()
         size = min(sender.spec.geometry.slot_size, sender.spec.max_message)
         try:
             while True:
                 with sender.reserve(size) as slot:
-                    slot.length = os.readv(source, [slot.view])
+                    slot.length = _read(source, slot.view, what)
                     if not slot.length:
                         raise _EndOfInput
                 shown.add(slot.length)
         except _EndOfInput:
             pass
-    shown.end()
-    return Exit.OK
+    return shown.bytes
+
+
+def _standard(stream: object, which: str) -> tuple[int, None]:
+    """The descriptor of standard input or output, which whoever started us may have closed.
+
+    Then its number is another file's by now, or will be.
+    """
+    number = {"input": 0, "output": 1}[which]
+    if stream is None:
+        raise SpecError(f"standard {which} is closed: name a FILE, or redirect it")
+    return number, None
+
+
+def _read(source: int, view: memoryview, what: str) -> int:
+    while True:
+        try:
+            return os.readv(source, [view])
+        except BlockingIOError:  # whoever gave us the pipe made it non-blocking
+            select.select([source], [], [])
+        except OSError as error:
+            raise SpecError(
+                f"{what}: {error.strerror}: the stream ends here, and the receiver is told that it was cut; "
+                "name a file or a pipe that can be read"
+            ) from error
 
 
 def _opened(file: Path) -> tuple[int, int | None]:
@@ -133,39 +175,74 @@ def receive(
     progress: bool,
     confine: bool = False,
 ) -> int:
-    """Receive one stream to a file or to standard output.
+    """Receive one stream to a file or to standard output; returns the bytes received.
 
     Raises `SpecError` for a plain file with a cursor: killed and run again it would get the rest of the stream alone.
     """
-    if cursor is not None and file is not None and (file.is_file() or not file.exists()):
+    if cursor is not None and file is not None and _is_plain(file):
         raise SpecError(
             f"--cursor goes on in the middle of a stream, and {file} would hold only the rest of it: write to standard "
             "output and append (sipc recv NAME --cursor CURSOR >> FILE), or leave out --cursor"
         )
-    signal.signal(signal.SIGTERM, _terminated)
-    shown = _Progress(f"recv {name}", None, shown=progress)
-    with _opened_receiver(name, registry, wait, cursor) as receiver:
+    end_in_order()
+    plain = file is not None and _is_plain(file)
+    if file is None:
+        target, _ = _standard(sys.stdout, "output")
+    elif plain:
+        file = Path(os.path.realpath(file))  # a link goes on pointing to what we write
+        _check_folder(file)
+    with (
+        _Progress(f"recv {name}", None, shown=progress) as shown,
+        _opened_receiver(name, registry, wait, cursor) as receiver,
+    ):
         if confine:
             receiver.confine()
         if file is None:
-            _copy_out(receiver, sys.stdout.fileno(), timeout, shown)
-        elif file.exists() and not file.is_file():
-            target = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-            _copy_out(receiver, target, timeout, shown)
-        else:
+            _copy_out(receiver, target, timeout, shown, "standard output")
+        elif plain:
             _to_file(receiver, file, timeout, shown)
-    shown.end()
-    return Exit.OK
+        else:
+            target = _opened_target(file)
+            try:
+                _copy_out(receiver, target, timeout, shown, str(file))
+            finally:
+                os.close(target)
+    return shown.bytes
+
+
+def _is_plain(file: Path) -> bool:
+    """Whether FILE is a plain file, or one that we would make."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise SpecError(f"{file}: {error.strerror}: name a file that this user can write") from error
+
+
+def _check_folder(file: Path) -> None:
+    """Say before anything is received that FILE can not be made there."""
+    if not file.parent.is_dir():
+        raise SpecError(f"{file}: {file.parent} is not a directory: make it first (mkdir -p {file.parent})")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise SpecError(
+            f"{file}: uid {os.geteuid()} may not write in {file.parent}: name a file in a directory of your own"
+        )
+
+
+def _opened_target(file: Path) -> int:
+    try:
+        return os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SpecError(f"{file}: {error.strerror}: name a file, pipe or device that this user can write") from error
 
 
 def _to_file(receiver: Receiver, file: Path, timeout: float | None, shown: _Progress) -> None:
     """Write beside the file and rename at the end, so that a cut stream leaves no half file."""
-    fd, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    fd, temporary = tempfile.mkstemp(prefix=f".{file.name[:40]}.", dir=file.parent)
     try:
-        _copy_out(receiver, fd, timeout, shown)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.fchmod(fd, 0o666 & ~mask)
+        _copy_out(receiver, fd, timeout, shown, str(file))
+        os.fchmod(fd, _mode_for(file))
         Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -174,7 +251,17 @@ def _to_file(receiver: Receiver, file: Path, timeout: float | None, shown: _Prog
         os.close(fd)
 
 
-def _copy_out(receiver: Receiver, target: int, timeout: float | None, shown: _Progress) -> None:
+def _mode_for(file: Path) -> int:
+    """A file that is there keeps its mode (it may be secret); a new one has the usual."""
+    try:
+        return stat.S_IMODE(file.stat().st_mode) & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _copy_out(receiver: Receiver, target: int, timeout: float | None, shown: _Progress, what: str) -> None:
     while True:
         try:
             # Bytes pass through unlooked at, so it does not matter that the sender can still change them.
@@ -185,15 +272,25 @@ def _copy_out(receiver: Receiver, target: int, timeout: float | None, shown: _Pr
                     )
                 if block.records:
                     for record in unpack(bytes(block.view)):
-                        _write_all(target, memoryview(record))
+                        _write_all(target, memoryview(record), what)
                 else:
-                    _write_all(target, block.view)
+                    _write_all(target, block.view, what)
                 shown.add(block.view.nbytes)
         except EndOfStream:
             return
 
 
-def _write_all(target: int, view: memoryview) -> None:
+def _write_all(target: int, view: memoryview, what: str) -> None:
     done = 0
     while done < view.nbytes:
-        done += os.write(target, view[done:])
+        try:
+            done += os.write(target, view[done:])
+        except BlockingIOError:  # whoever gave us the pipe made it non-blocking
+            select.select([], [target], [])
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SipcError(
+                f"{what}: {error.strerror}: the stream was not received whole; "
+                "make room or name another place, and have it sent again"
+            ) from error
