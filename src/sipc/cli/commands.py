@@ -18,7 +18,7 @@ import click
 from sipc import enforcement
 from sipc.cli import demo as demonstration
 from sipc.cli import doctor as checks
-from sipc.cli import streams
+from sipc.cli import modules, streams
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.explain import explain
 from sipc.cli.policy import policy
@@ -49,6 +49,8 @@ def cli() -> None:
     """Move data one way: a helper makes the channel and exits, the sender sends, the receiver receives."""
 
 
+for _verb in (modules.install, modules.remove, modules.list_):
+    policy.add_command(_verb)
 cli.add_command(policy)
 cli.add_command(explain)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sipc policy`: generate a channel's SELinux policy, and prove that a policy keeps channels one-way.
 
-Generating loads nothing.  Verifying reads one policy: a file, the loaded one, or one composed here from modules.
+Generating loads nothing; loading has its own verbs, in `modules.py`.  Verifying reads one policy: a file, the loaded
+one, or one composed here from modules.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sipc.selinux.requirements import parse_requirement
 from sipc.selinux.verify import verify
 from sipc.spec import ChannelSpec, Enforcement
 
-__all__ = ("policy",)
+__all__ = ("options_of", "policy", "shaping", "specs_of", "texts_of")
 
 LOADED = Path("/sys/fs/selinux/policy")
 
@@ -36,8 +37,8 @@ def policy() -> None:
     """Make SELinux policy for channels, and prove what a policy enforces."""
 
 
-def _shaping(command: _F) -> _F:
-    """Options about what the definitions do not say; generate and verify must be given the same."""
+def shaping(command: _F) -> _F:
+    """Options about what the definitions do not say; generate, verify and install must be given the same."""
     for option in (
         click.option("--channel", multiple=True, help="Only this channel of the files; may be repeated."),
         click.option("--launcher", multiple=True, default=("init_t",), show_default=True,
@@ -56,10 +57,11 @@ def _shaping(command: _F) -> _F:
     return command
 
 
-def _options(
+def options_of(
     launcher: tuple[str, ...], switcher: tuple[str, ...], new: tuple[str, ...], sealed: tuple[str, ...],
     lockable: tuple[str, ...], profile: str,
 ) -> Options:  # fmt: skip
+    """What the options of `shaping` say."""
     places: dict[str, tuple[str, ...]] = {}
     for entry in lockable:
         end, equals, kind = entry.partition("=")
@@ -76,7 +78,8 @@ def _options(
     )
 
 
-def _specs(files: tuple[Path, ...], channels: tuple[str, ...]) -> list[ChannelSpec]:
+def specs_of(files: tuple[Path, ...], channels: tuple[str, ...]) -> list[ChannelSpec]:
+    """The channels that definition files describe, or those of them that are named."""
     found = load(list(files) or [DEFINITIONS], enforcement=Enforcement.SELINUX)
     missing = [name for name in channels if name not in found]
     if missing:
@@ -87,7 +90,7 @@ def _specs(files: tuple[Path, ...], channels: tuple[str, ...]) -> list[ChannelSp
 @policy.command("generate", epilog="Example: sipc policy generate feed.toml --out modules")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write NAME.cil files to.")
-@_shaping
+@shaping
 def generate_(
     files: tuple[Path, ...], out: Path | None, channel: tuple[str, ...], launcher: tuple[str, ...],
     switcher: tuple[str, ...], new: tuple[str, ...], sealed: tuple[str, ...], lockable: tuple[str, ...], profile: str,
@@ -98,7 +101,7 @@ def generate_(
     Nothing is loaded.  The module 'sipc' is the same for all channels; each channel, and each end that the
     definitions name, has one more.
     """
-    modules = generate(_specs(files, channel), _options(launcher, switcher, new, sealed, lockable, profile))
+    modules = generate(specs_of(files, channel), options_of(launcher, switcher, new, sealed, lockable, profile))
     texts = {name: module.text() for name, module in modules.items()}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,7 @@ def generate_(
 @click.option("--as-given", is_flag=True, help="With --base: do not add the channels' modules, they are there.")
 @click.option("--require", multiple=True, help="'low_t -> high_t via filter_t' or 'not high_t -> low_t'; may be "
               "repeated.")
-@_shaping
+@shaping
 def verify_(
     files: tuple[Path, ...], binary: Path | None, base: tuple[Path, ...], as_given: bool, require: tuple[str, ...],
     channel: tuple[str, ...], launcher: tuple[str, ...], switcher: tuple[str, ...], new: tuple[str, ...],
@@ -139,12 +142,12 @@ def verify_(
         raise SpecError("--policy and --base are two policies: give one")
     if as_given and not base:
         raise SpecError("--as-given says how to compose, and nothing is composed: give --base, or leave it out")
-    options = _options(launcher, switcher, new, sealed, lockable, profile)
+    options = options_of(launcher, switcher, new, sealed, lockable, profile)
     requirements = [parse_requirement(text) for text in require]
     # Requirements alone can be checked without a definition; without both, `verify` refuses.
-    specs = _specs(files, channel) if files or channel or DEFINITIONS.is_dir() or not requirements else []
+    specs = specs_of(files, channel) if files or channel or DEFINITIONS.is_dir() or not requirements else []
     if base:
-        modules = {} if as_given or not specs else _texts(specs, options)
+        modules = {} if as_given or not specs else texts_of(specs, options)
         data, source = compose(base, modules), f"composed of {', '.join(map(str, base))}"
     else:
         data, source = _read(binary)
@@ -156,7 +159,8 @@ def verify_(
     return Exit.OK if report.ok else Exit.NO
 
 
-def _texts(specs: Iterable[ChannelSpec], options: Options) -> dict[str, str]:
+def texts_of(specs: Iterable[ChannelSpec], options: Options) -> dict[str, str]:
+    """The channels' modules as CIL, by name."""
     return {name: module.text() for name, module in generate(specs, options).items()}
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies put together offline: CIL modules in, a binary policy out, by way of secilc.
 
-Owns running the compiler in a directory of its own, and finding modules in folders and in a module store.  It
-reads the files it is given and loads nothing.
+Owns running the compiler in a directory of its own, and finding modules in folders and in a module store, of which
+only those in force count.  It reads the files it is given and loads nothing.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 
 from sipc.errors import PolicyUnavailable, SpecError
 
-__all__ = ("compose", "find_modules")
+__all__ = ("compose", "find_modules", "in_force")
 
 _LIMIT = 300  # seconds; the largest policies take about ten
 
 
 def find_modules(places: Iterable[Path]) -> list[Path]:
-    """CIL files: those named, those in folders (*.cil), those of a module store (files called `cil`).
+    """CIL files: those named, those in folders (*.cil), those in force in a module store (files called `cil`).
 
     Raises `SpecError` for a place that is not there or holds none.
     """
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = sorted([*place.glob("*.cil"), *place.glob("**/cil")])
+            inside = sorted([*place.glob("*.cil"), *in_force(place.glob("**/cil"))])
             if not inside:
                 raise SpecError(f"{place}: no *.cil in it, and it is no module store: name a folder of CIL modules")
             found += inside
@@ -40,14 +40,32 @@ def find_modules(places: Iterable[Path]) -> list[Path]:
     return found
 
 
+def in_force(files: Iterable[Path]) -> list[Path]:
+    """Of a store's files `modules/PRIORITY/NAME/cil` those that libsemanage builds the policy of.
+
+    That is the highest priority of each name, unless `modules/disabled/NAME` is there (libsemanage's semanage_store.c,
+    semanage_get_active_modules).  Files that lie in no such place all count.
+    """
+    best: dict[Path, Path] = {}
+    for path in files:
+        modules, priority, name = path.absolute().parents[2], path.absolute().parents[1].name, path.parent.name
+        if not priority.isdigit():
+            best[path] = path
+        elif not (modules / "disabled" / name).exists():
+            known = best.get(modules / name)
+            if known is None or int(known.absolute().parents[1].name) < int(priority):
+                best[modules / name] = path
+    return sorted(best.values())
+
+
 def compose(
     places: Iterable[Path], modules: Mapping[str, str] | None = None, *, checks: bool = False, dontaudit: bool = True,
-    version: int = 33,
+    tunables: bool = False, version: int = 33,
 ) -> bytes:
     """Compile CIL files, and module texts by name, into one binary policy.
 
     `checks` does what `expand-check=1` does in semanage.conf: neverallow rules are enforced; without
-    `dontaudit` every refusal is logged.  Raises `SpecError`
+    `dontaudit` every refusal is logged; with `tunables` they are booleans, as after `semodule -P`.  Raises `SpecError`
     with the compiler's words when it refuses, `PolicyUnavailable` when there is no compiler.
     """
     compiler = shutil.which("secilc")
@@ -70,7 +88,7 @@ def compose(
         if not files:
             raise SpecError("no module to compile: name CIL files or folders")
         argv = [compiler, "-M", "true", "-c", str(version), "-U", "allow", *([] if checks else ["-N"])]
-        argv += [] if dontaudit else ["-D"]
+        argv += [*([] if dontaudit else ["-D"]), *(["-P"] if tunables else [])]
         argv += ["-o", f"{work}/policy", "-f", f"{work}/contexts", *files]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT)
         if done.returncode != 0:

@@ -267,4 +267,4 @@ def _file(spec: ChannelSpec) -> str:
 
 
 def _install(spec: ChannelSpec) -> str:
-    return f"sipc policy generate {_file(spec)} --out DIR && semodule -i DIR/*.cil"
+    return f"sipc policy install {_file(spec)}"

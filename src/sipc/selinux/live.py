@@ -152,9 +152,7 @@ def faults(spec: ChannelSpec, domain: str, context: str) -> Iterator[Fault]:
     """
     types = types_of(spec)
     binding = _binding()
-    install = (
-        f"load the modules of channel {spec.name!r}: sipc policy generate DEFINITION --out DIR, semodule -i DIR/*.cil"
-    )
+    install = f"load the modules of channel {spec.name!r}: sipc policy install DEFINITION"
     for target in _targets(spec, types, domain):
         tcontext = context if target == domain else _context_of(types, target)
         if not _known(binding, tcontext):

@@ -125,7 +125,7 @@ def test_the_command_reads_a_file_and_says_whether_something_is_to_be_fixed(
     assert (said["version"], said["kind"], said["channel"], said["role"], said["count"]) == (
         1, "module", "feed", "sender", 2,
     )  # fmt: skip
-    assert said["command"] == f"sipc policy generate {definition} --out DIR && semodule -i DIR/*.cil"
+    assert said["command"] == f"sipc policy install {definition}"
     log.write_text("nothing of interest\n")
     assert main(["explain", str(log), "-d", str(definition)]) == Exit.BAD_INPUT
     assert main(["explain", str(tmp_path / "none"), "-d", str(definition)]) == Exit.BAD_INPUT
