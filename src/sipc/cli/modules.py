@@ -72,7 +72,7 @@ def install(
     change = installation(place, modules, specs, texts, gone)
     report = None
     if not unproven:
-        policy = compose(place.base_for(change, modules), texts, tunables=place.tunables)
+        policy = compose(place.base_for(change, modules), texts)
         report = verify(read_policy(policy, f"composed of {place.modules} and the new modules"), specs, options)
         if not report.ok:
             if as_json:

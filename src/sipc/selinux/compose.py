@@ -60,12 +60,12 @@ def in_force(files: Iterable[Path]) -> list[Path]:
 
 def compose(
     places: Iterable[Path], modules: Mapping[str, str] | None = None, *, checks: bool = False, dontaudit: bool = True,
-    tunables: bool = False, version: int = 33,
+    version: int = 33,
 ) -> bytes:
     """Compile CIL files, and module texts by name, into one binary policy.
 
     `checks` does what `expand-check=1` does in semanage.conf: neverallow rules are enforced; without
-    `dontaudit` every refusal is logged; with `tunables` they are booleans, as after `semodule -P`.  Raises `SpecError`
+    `dontaudit` every refusal is logged.  Raises `SpecError`
     with the compiler's words when it refuses, `PolicyUnavailable` when there is no compiler.
     """
     compiler = shutil.which("secilc")
@@ -88,7 +88,7 @@ def compose(
         if not files:
             raise SpecError("no module to compile: name CIL files or folders")
         argv = [compiler, "-M", "true", "-c", str(version), "-U", "allow", *([] if checks else ["-N"])]
-        argv += [*([] if dontaudit else ["-D"]), *(["-P"] if tunables else [])]
+        argv += [] if dontaudit else ["-D"]
         argv += ["-o", f"{work}/policy", "-f", f"{work}/contexts", *files]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT)
         if done.returncode != 0:

@@ -135,11 +135,6 @@ class Store:
         return self.path / "modules"
 
     @property
-    def tunables(self) -> bool:
-        """Whether its policy is built with tunables as booleans (semodule -P)."""
-        return (self.path / "preserve_tunables").exists()
-
-    @property
     def place(self) -> tuple[str, ...]:
         """Options by which semodule finds it; an image's policy is not loaded here."""
         return (*(() if self.root is None else ("-p", str(self.root), "-n")), "-s", self.name)
@@ -217,8 +212,8 @@ class Store:
                 new = {module.key: module for module in self.read()}
             except FileNotFoundError as error:
                 raise Denied(
-                    f"{failure or 'semodule ended well'}; and {self.path} is NOT there now: look at {self.path.parent}, "
-                    "where libsemanage keeps what it was doing ('previous', 'tmp')"
+                    f"{failure or 'semodule ended well'}; and {self.path} is NOT there now: libsemanage keeps the "
+                    "store as it was beside it, under the name 'previous'"
                 ) from error
             if not failure:
                 strange = _strange(change, old, new) if proven else []
