@@ -15,7 +15,7 @@ from tests.vm.emulator import ROOT, Emulator, built
 from tests.vm.guest import Guest, Machine
 from tests.vm.remote import COMMAND, Remote
 
-WARM = ("sipc", "sipc.helper", "acts.channel", "acts.calls", "acts.attacks")  # confined domains can not read them
+WARM = ("sipc", "sipc.helper", "acts.channel", "acts.calls", "acts.attacks", "acts.flow")  # confined domains can not read them
 LOGS = ROOT / "build" / "vm"
 STARTED = pytest.StashKey[str]()
 
