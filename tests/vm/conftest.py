@@ -15,7 +15,8 @@ from tests.vm.emulator import ROOT, Emulator, built
 from tests.vm.guest import Guest, Machine
 from tests.vm.remote import COMMAND, Remote
 
-WARM = ("sipc", "sipc.helper", "acts.channel", "acts.calls", "acts.attacks", "acts.flow")  # confined domains can not read them
+# Confined domains can not read them.
+WARM = ("sipc", "sipc.helper", "acts.channel", "acts.calls", "acts.attacks", "acts.flow")
 LOGS = ROOT / "build" / "vm"
 STARTED = pytest.StashKey[str]()
 

@@ -85,8 +85,8 @@ class Back:
 class Mechanism:
     """One mechanism: least permissions, ways back, and what is left to each side once its rules are gone.
 
-    `revoked`: for the reader's and the writer's next use of what they have open: `refused`, `works`, or `nothing`
-    (it is told that there is nothing); None where there is nothing to hold open.
+    `revoked`: the reader's and the writer's next use of what they have open is `refused`, or `works`; None where a use
+    leaves nothing to go on with.
     """
 
     title: str
@@ -95,6 +95,7 @@ class Mechanism:
     reader: tuple[str, ...]
     back: tuple[Back, ...]
     revoked: tuple[str, str] | None
+    opened: bool = True  # whether there is anything to open
 
     @property
     def least(self) -> frozenset[Permission]:
@@ -260,18 +261,18 @@ def judge(row: Row, said: Mapping[str, str], refused: Refused) -> list[str]:
 
 def judge_revoked(row: Row, said: Mapping[str, str], refused: Refused) -> list[str]:
     """What is wrong with a mechanism that was open when its rules went."""
-    title = f"{row.mechanism.title}, revoked"
+    mechanism = row.mechanism
     wrong = []
-    for role, step, expected in zip(("reader", "writer"), ("read", "write"), row.mechanism.revoked or (), strict=True):
+    for role, step, expected in zip(("reader", "writer"), ("read", "write"), mechanism.revoked or (), strict=True):
         logged = refused.get((row.number, step), frozenset())
-        outcome = {"works": "works", "nothing": "nothing", "EACCES": "refused"}.get(said[role], said[role])
-        if outcome != expected:
-            wrong.append(f"{title}: {role}: {said[role]}, must be: {expected}")
-        if bool(logged) != (expected != "works"):
-            wrong.append(f"{title}: {role}: {said[role]}, log: {short(logged) or '-'}")
-    if said["again"] == "works" or not refused.get((row.number, "again")):
-        wrong.append(f"{title}: opening it again: {said['again']}, and must be refused")
-    return wrong
+        outcome = "refused" if said[role] == "EACCES" else said[role]
+        if outcome != expected or bool(logged) != (expected == "refused"):
+            wrong.append(f"{role}: {said[role]}, log: {short(logged) or '-'}; must be: {expected}")
+    if (said["flows on"] == "True") != (mechanism.revoked == ("works", "works")):
+        wrong.append(f"what is written afterwards arrives: {said['flows on']}")
+    if mechanism.opened and (said["again"] == "works" or not refused.get((row.number, "again"))):
+        wrong.append(f"opening it again: {said['again']}, and must be refused")
+    return [f"{mechanism.title}, revoked: {line}" for line in wrong]
 
 
 def _title(row: Row, step: str) -> str:

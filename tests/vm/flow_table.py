@@ -25,9 +25,10 @@ def _atime(cls: str, *, act: str = "read_later", prepare: str = "write_later") -
 
 
 def _locks(cls: str, *, record: bool = False) -> tuple[Back, ...]:
-    both = {"writer": (f"{cls} lock",), "reader": (f"{cls} lock",)}
-    flock = Back(title="a lock: flock", look="look_flock", act="hold_flock", **both)
-    return (flock, Back(title="a lock: F_GETLK", look="look_record", act="hold_record", **both)) if record else (flock,)
+    lock = (f"{cls} lock",)
+    flock = Back(title="a lock: flock", look="look_flock", act="hold_flock", writer=lock, reader=lock)
+    getlk = Back(title="a lock: F_GETLK", look="look_record", act="hold_record", writer=lock, reader=lock)
+    return (flock, getlk) if record else (flock,)
 
 
 _PIPE = (
@@ -69,7 +70,8 @@ def _stream(whose: str, *, writer: tuple[str, ...] = (), reader: tuple[str, ...]
         Back(title="bytes unread: SIOCOUTQ", look="look_outq", act="drain", prepare="write_something",
              writer=(f"unix_stream_socket ioctl{whose}",)),
         Back(title="reader writes, writer reads", look="look_back", act="write_back", writer=writer, reader=reader),
-        Back(title="reader shuts: EPIPE", look="look_room", act="shut", reader=(f"unix_stream_socket shutdown{whose}",)),
+        Back(title="reader shuts: EPIPE", look="look_room", act="shut",
+             reader=(f"unix_stream_socket shutdown{whose}",)),
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ MECHANISMS = (
         revoked=("refused", "refused"),
     ),
     Mechanism(
-        title="Unix stream socketpair",
+        title="Unix stream socketpair, handed over",
         kind="Pair",
         writer=("fd use", "unix_stream_socket read write"),
         reader=("fd use", "unix_stream_socket read write"),
@@ -192,6 +194,23 @@ MECHANISMS = (
                  reader=("shm unix_write write",)),
             *_system_v("shm", "shm"),
         ),
+        revoked=("works", "works"),
+    ),
+    Mechanism(
+        title="System V message queue, by its number",
+        kind="NumberedQueue",
+        writer=("msgq unix_write write", "msg send", "message: msgq enqueue"),
+        reader=("msgq unix_read read", "msg receive"),
+        back=(_full("full or not: EAGAIN"),),
+        revoked=("refused", "refused"),
+        opened=False,
+    ),
+    Mechanism(
+        title="System V shared memory, by its number",
+        kind="NumberedSegment",
+        writer=("shm unix_read unix_write read write",),
+        reader=("shm unix_read read",),
+        back=_PAGES,
         revoked=("works", "works"),
     ),
     Mechanism(
@@ -341,10 +360,11 @@ MECHANISMS = (
                  reader=("process signal @writer",)),
         ),
         revoked=("works", "refused"),
+        opened=False,
     ),
     Mechanism(
         title="signal: SIGCHLD", kind="ChildSignal", writer=("process sigchld @reader",), reader=(), back=(),
-        revoked=("works", "refused"),
+        revoked=("works", "refused"), opened=False,
     ),
     Mechanism(
         title="signal: SIGSTOP", kind="Stop", writer=("process sigstop @reader",), reader=(),

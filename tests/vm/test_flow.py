@@ -91,3 +91,29 @@ def test_the_document_is_what_happened(happened: Happened, guest: Guest) -> None
     (ROOT / "build" / "vm").mkdir(parents=True, exist_ok=True)
     (ROOT / "build" / "vm" / PAGE.name).write_text(text)
     assert PAGE.read_text() == text, f"it changed: compare build/vm/{PAGE.name} with docs/, and copy it"
+
+
+def test_a_run_that_differs_is_told() -> None:
+    """The judgement itself: what works and must not, is refused and must not be, or is refused by another part."""
+    least = next(row for row in ROWS if row.mechanism.title == "pipe")
+    lacking = ROWS[least.number + 1]
+    right = {"forward": "flows"} | {
+        f"back{i}": "writer: EACCES" if back.gates - least.granted else "seen"
+        for i, back in enumerate(least.mechanism.back)
+    }
+    log = {
+        (least.number, f"back{i}"): back.gates - least.granted
+        for i, back in enumerate(least.mechanism.back)
+        if back.gates - least.granted
+    }
+    assert judge(least, right, log) == []
+    assert len(judge(least, right | {"forward": "writer: EACCES"}, log)) == 1
+    assert len(judge(least, dict.fromkeys(right, "seen") | {"forward": "flows"}, log)) == len(log)
+    assert len(judge(least, right, {})) == len(log)
+    assert len(judge(least, right, log | {(least.number, "forward"): least.granted})) == 1
+    assert len(judge(lacking, {"forward": "flows"}, {(lacking.number, "forward"): lacking.missing})) == 1
+    assert len(judge(lacking, {"forward": "reader: EACCES"}, {(lacking.number, "forward"): least.granted})) == 1
+    assert judge(lacking, {"forward": "reader: EACCES"}, {(lacking.number, "forward"): lacking.missing}) == []
+
+    kept = {"reader": "works", "writer": "works", "flows on": "True", "again": "works"}
+    assert len(judge_revoked(least, kept, {})) == 4

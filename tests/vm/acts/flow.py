@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A writer, a reader and the maker of what lies between them, each in a domain of its own, driven step by step.
 
-Owns the three processes of a row and the conversation with them.  What a mechanism is stands in `flow_files` and
-`flow_ipc`; which steps are taken, and what must come of them, in `tests/vm/flow.py`.  The driver stays in the lab's
-domain: it hands descriptors on and cleans up, and does nothing that is measured.  Each process is called (comm) after
-the step it does, so that the kernel's log says which refusal belongs to which.
+Owns the three processes of a row and the conversation with them.  What a mechanism is stands in the modules beside
+this one; which steps are taken, and what must come of them, in `tests/vm/flow_table.py`.  The driver stays in the
+lab's domain: it hands descriptors on and cleans up, and does nothing that is measured.  Each process is called (comm)
+after the step it does, so that the kernel's log says which refusal belongs to which.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from typing import Any
 
 import selinux
 
+from .flow_descriptors import DESCRIPTORS
 from .flow_files import FILES
-from .flow_ipc import IPC
 from .flow_kind import Kind, call, libc
+from .flow_sockets import SOCKETS
+from .flow_sysv import SYSTEM_V
 
-KINDS: dict[str, type[Kind]] = {**FILES, **IPC}
+KINDS: dict[str, type[Kind]] = {**DESCRIPTORS, **FILES, **SOCKETS, **SYSTEM_V}
 ROLES = ("maker", "reader", "writer")
 GO = "/tmp/flow-go"
 ANSWER = 20.0  # seconds for one step; the longest waits five
