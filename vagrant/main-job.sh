@@ -22,7 +22,7 @@ sipc policy install
 # Helper, sender and receiver: three units, three domains.
 install -D -o sipc-send -m 0400 "$file" /var/lib/sipc/feed/in/data
 chown sipc-send /var/lib/sipc/feed/in
-restorecon -R /usr/local/bin /run/sipc /var/lib/sipc
+restorecon -R /usr/local /etc/sipc /run/sipc /var/lib/sipc
 systemctl start sipc-channel@feed
 systemctl start sipc-recv@feed sipc-send@feed
 

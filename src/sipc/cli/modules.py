@@ -30,8 +30,8 @@ from sipc.spec import Enforcement
 __all__ = ("install", "list_", "remove")
 
 # Where files of channels are: the labels of `base.py` and `policy.py`.
-_LABELLED = ("/usr/bin/sipc", "/usr/bin/sipc-helper", "/usr/local/bin/sipc", "/usr/local/bin/sipc-helper", "/run/sipc",
-             "/var/lib/sipc")  # fmt: skip
+_LABELLED = ("/usr/bin/sipc", "/usr/bin/sipc-helper", "/usr/local/bin/sipc", "/usr/local/bin/sipc-helper",
+             "/usr/local/lib/systemd", "/etc/sipc", "/run/sipc", "/var/lib/sipc")  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
