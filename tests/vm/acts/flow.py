@@ -34,7 +34,7 @@ ANSWER = 20.0  # seconds for one step; the longest waits five
 _DESCRIPTORS = 1024  # as many as a process here may have
 DISK = b"/var/tmp"
 _NEW_MOUNTS = 0x20000  # CLONE_NEWNS
-_REMOUNT, _BIND, _REC, _PRIVATE, _RELATIME = 0x20, 0x1000, 0x4000, 1 << 18, 1 << 21
+_REMOUNT, _NOATIME, _BIND, _REC, _PRIVATE, _RELATIME = 0x20, 0x400, 0x1000, 0x4000, 1 << 18, 1 << 21
 _SET_NAME = 15  # prctl(PR_SET_NAME)
 _REFUSED = ("EACCES", "EPERM")
 
@@ -194,8 +194,13 @@ def _row(row: Mapping[str, Any]) -> Iterator[Row]:
         made.end()
 
 
+def _writable() -> None:
+    """The guest's root is read-only, so that its saved state stays true; from here on it may be written."""
+    call(libc.mount, None, b"/", None, _REMOUNT | _NOATIME, None)
+
+
 def _keep_times() -> None:
-    """The guest's root is mounted without access times, which is not usual: with them, for this process's own view."""
+    """That root is mounted without access times, which is not usual: with them, for this process's own view."""
     call(libc.unshare, _NEW_MOUNTS)
     for source, target, flags in ((None, b"/", _REC | _PRIVATE), (DISK, DISK, _BIND),
                                   (None, DISK, _REMOUNT | _BIND | _RELATIME)):  # fmt: skip
@@ -204,6 +209,7 @@ def _keep_times() -> None:
 
 def measure(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """For each row: `forward`, and every probe by its step."""
+    _writable()
     _keep_times()
     results = []
     for row in rows:
@@ -219,6 +225,7 @@ def measure(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def revoke(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Open everything, wait while another policy is loaded, and use what is open; then open it again."""
+    _writable()
     with contextlib.suppress(FileExistsError):
         os.mkfifo(GO)
     results = []

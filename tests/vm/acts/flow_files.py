@@ -302,6 +302,5 @@ class WatchedSemaphore(Mapped, Semaphore):
 
 
 FILES: dict[str, type[Kind]] = {
-    kind.__name__: kind
-    for kind in (File, Append, MappedFile, SharedMemory, PosixQueue, Semaphore, WatchedSemaphore)
+    kind.__name__: kind for kind in (File, Append, MappedFile, SharedMemory, PosixQueue, Semaphore, WatchedSemaphore)
 }

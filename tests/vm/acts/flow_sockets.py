@@ -198,7 +198,6 @@ class Signal(Kind):
         while signal.sigtimedwait({signal.SIGRTMIN}, 0) is not None:
             pass
 
-
     def expect(self) -> None:
         """The writer's part before the reader signals back."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {self.number})
@@ -269,6 +268,5 @@ class Kill(Child):
 
 
 SOCKETS: dict[str, type[Kind]] = {
-    kind.__name__: kind
-    for kind in (Stream, Pair, Datagram, Signal, ChildSignal, Stop, Kill)
+    kind.__name__: kind for kind in (Stream, Pair, Datagram, Signal, ChildSignal, Stop, Kill)
 }

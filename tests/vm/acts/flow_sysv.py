@@ -199,7 +199,6 @@ class Segment(Mapped, SystemV):
         self.store_back(self.attach(0))
 
 
-
 class NumberedSegment(Segment):
     """The same segment, by the number that the maker tells: shmget(2) is not asked."""
 
@@ -278,6 +277,5 @@ class Counting(Semaphores):
 
 
 SYSTEM_V: dict[str, type[Kind]] = {
-    kind.__name__: kind
-    for kind in (Queue, NumberedQueue, Segment, NumberedSegment, Semaphores, Counting)
+    kind.__name__: kind for kind in (Queue, NumberedQueue, Segment, NumberedSegment, Semaphores, Counting)
 }
