@@ -29,7 +29,7 @@ from sipc.spec import (
     check_name,
 )
 
-__all__ = ("DEFINITIONS", "load", "parse")
+__all__ = ("DEFINITIONS", "channel", "check_apart", "load", "parse")
 
 DEFINITIONS = Path("/etc/sipc/channels.d")
 # The queue transport's block goes inside a message: 8192 (msgmax, msgsize_max) less the 32 bytes of control.
@@ -93,10 +93,11 @@ def parse(text: str, source: str, *, enforcement: Enforcement) -> dict[str, Chan
     channels = document.get("channel", {})
     if not isinstance(channels, dict) or not channels:
         raise SpecError(f"{source}: defines no channel: add a table [channel.NAME]")
-    return {name: _channel(source, name, table, enforcement) for name, table in channels.items()}
+    return {name: channel(source, name, table, enforcement) for name, table in channels.items()}
 
 
-def _channel(source: str, name: str, table: Any, enforcement: Enforcement) -> ChannelSpec:
+def channel(source: str, name: str, table: Any, enforcement: Enforcement) -> ChannelSpec:
+    """One channel of the table that `source` has under its name; `enforcement` unless it names its own."""
     where = f"{source}: [channel.{name if NAME.fullmatch(name) else repr(name)}]"
     if not isinstance(table, dict):
         raise SpecError(f"{where}: is {table!r}, which must be a table")
@@ -141,11 +142,12 @@ def _build(where: str, name: str, table: Mapping[str, Any], enforcement: Enforce
         **{"enforcement": enforcement, **values},
         **optional,
     )
-    _check_apart(where, spec)
+    check_apart(where, spec)
     return spec
 
 
-def _check_apart(where: str, spec: ChannelSpec) -> None:
+def check_apart(where: str, spec: ChannelSpec) -> None:
+    """Refuse two users in one group, the one thing about both ends that neither shows."""
     sender, receiver = spec.sender, spec.receiver
     if sender.uid != receiver.uid and None not in (sender.uid, receiver.uid) and sender.gid == receiver.gid:
         raise SpecError(

@@ -21,6 +21,7 @@ from sipc.cli import doctor as checks
 from sipc.cli import modules, streams
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.explain import explain
+from sipc.cli.guard import guard
 from sipc.cli.policy import policy
 from sipc.descriptor import Descriptor
 from sipc.errors import ChannelNotFound, RegistryError, SipcError
@@ -53,6 +54,7 @@ for _verb in (modules.install, modules.remove, modules.list_):
     policy.add_command(_verb)
 cli.add_command(policy)
 cli.add_command(explain)
+cli.add_command(guard)
 
 
 def run_helper(arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sipc.errors import SpecError
 from sipc.selinux.cil import check_identifier
 
-__all__ = ("Requirement", "parse_requirement")
+__all__ = ("Requirement", "parse_requirement", "split_requirement")
 
 _FORM = re.compile(r"\s*(?P<no>not\s+)?(?P<a>\S+)\s*->\s*(?P<b>\S+)(?:\s+via\s+(?P<via>.+?))?\s*")
 
@@ -45,15 +45,26 @@ class Requirement:
         return reached.get(self.end)
 
 
-def parse_requirement(text: str) -> Requirement:
-    """Read one requirement.  Raises `SpecError` with the form that would do."""
+def split_requirement(text: str) -> Requirement | None:
+    """The parts of a requirement about names of whatever kind, unchecked; None for a text that has not the form."""
     match = _FORM.fullmatch(text)
     if match is None or (match["no"] and match["via"]):
+        return None
+    via = tuple(name.strip() for name in match["via"].split(",")) if match["via"] else ()
+    if not all(via):
+        return None  # a name that is left out must not mean: through nothing
+    return Requirement(start=match["a"], end=match["b"], via=via, negated=bool(match["no"]))
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Read one requirement about types.  Raises `SpecError` with the form that would do."""
+    found = split_requirement(text)
+    if found is None:
         raise SpecError(
             f"requirement {text!r} is not understood: write 'low_t -> high_t via filter_t' or 'not high_t -> low_t'"
         )
-    start, end = (check_identifier(match[key], "type") for key in ("a", "b"))
-    via = tuple(check_identifier(name.strip(), "type") for name in (match["via"] or "").split(",") if name.strip())
-    if start == end:
+    for name in (found.start, found.end, *found.via):
+        check_identifier(name, "type")
+    if found.start == found.end:
         raise SpecError(f"requirement {text!r} is about one type: name two")
-    return Requirement(start=start, end=end, via=via, negated=bool(match["no"]))
+    return found

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guards: stages joined by channels, from one TOML file.  See docs/guards.md."""
+
+__all__: tuple[str, ...] = ()
