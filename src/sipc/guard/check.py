@@ -170,7 +170,7 @@ def _users(file: File, guard: Guard) -> list[str]:
             check_apart(spec.label, spec)
         except SpecError as error:
             reason, _, fix = str(error).removeprefix(f"{spec.label}: ").partition(": ")
-            file.problem(("channel", name), "", reason, fix)
+            file.problem(("channel", name), None, reason, fix)
         if spec.enforcement is Enforcement.DAC and spec.sender.uid == spec.receiver.uid:
             notes.append(f"channel {name}: enforcement is dac and both ends run as one user, so nothing in the kernel "
                          "keeps it one-way")  # fmt: skip

@@ -186,14 +186,14 @@ class _Reader:
                 self.top.problem(key, "is missing", f"add a table [{key}.NAME]")
             return []
         if not whole.values:
-            whole.problem("", f"has no {key}", f"add a table [{key}.NAME]")
+            whole.problem(None, f"has no {key}", f"add a table [{key}.NAME]")
         found = []
         for name in whole.values:
             pattern, longest = (_CHANNEL_NAME, 31) if key == "channel" else (_NAME, 32)
             if not pattern.fullmatch(name):
-                whole.problem(name, *_wrong_name(name, longest))
+                self.file.problem((key, name), None, *_wrong_name(name, longest))
             elif name in WORDS and key == "stage":
-                whole.problem(name, f"{name!r} is a word of requirements", "give the stage another name")
+                self.file.problem((key, name), None, "is a word of requirements", "give the stage another name")
             table = whole.table(name, "{ ... }")
             if table is not None:
                 found.append((name, table))
@@ -310,7 +310,7 @@ class _Reader:
         try:
             spec = definitions.channel(self.file.source, f"{self.name}.{name}", values, self.enforcement)
         except SpecError as error:
-            table.problem("", f"is no channel ({error})", "see docs/operations.md for what a channel can be")
+            table.problem(None, f"is no channel ({error})", "see docs/operations.md for what a channel can be")
             return None
         return replace(spec, source=f"{self.file.source}:{self.file.lines.of(table.path)}: {title(table.path)}")
 
@@ -343,7 +343,7 @@ class _Reader:
                 table.problem("user", "is missing, and a channel asks for SELinux", 'write user = "NAME"')
             if name in needed and stage.type is None and "type" not in table.values and self.name is not None:
                 reason = f"has no type: {self.name}_{name}_t can not be one"
-                table.problem("", reason, 'write type = "NAME_t", or begin the guard\'s name with a letter')
+                table.problem(None, reason, 'write type = "NAME_t", or begin the guard\'s name with a letter')
 
     def users_of_both(self) -> None:
         """Under file modes alone a channel is one user's, or two users'; not one's and whoever's."""

@@ -8,7 +8,6 @@ know which keys there are: `config.py` does.  Reading goes on after a problem, s
 from __future__ import annotations
 
 import keyword
-import math
 import os
 import posixpath
 import re
@@ -44,8 +43,9 @@ def shown(value: object) -> str:
     try:
         text = repr(value) if not isinstance(value, bool) else str(value).lower()
     except (ValueError, RecursionError):  # a number of more digits than Python prints; tables in tables
-        return f"a {type(value).__name__} too large to show"
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+        return f"a value too large to show ({type(value).__name__})"
+    size = len(value) if isinstance(value, str) else len(text)
+    return text if len(text) <= 80 else f"{text[:60]}... ({size} characters)"
 
 
 def listed(names: Collection[str]) -> str:
@@ -78,12 +78,12 @@ class File:
     lines: Lines
     problems: list[Problem] = field(default_factory=list)
 
-    def problem(self, path: Path, key: str, reason: str, fix: str, *, within: Path = ()) -> None:
-        """Note a problem with the key of the table at `path`; `within` leads to the part of its value that is meant."""
+    def problem(self, path: Path, key: str | None, reason: str, fix: str, *, within: Path = ()) -> None:
+        """Note a problem with a key of the table at `path`, or (None) with the table; `within`: inside its value."""
         self.problems.append(Problem(
-            line=self.lines.of((*path, *([key] if key else ()), *within)),
+            line=self.lines.of((*path, *([key] if key is not None else ()), *within)),
             table=title(path) if path else "",
-            key=named(key) if key else "",
+            key=named(key) if key is not None else "",
             reason=reason,
             fix=fix,
         ))  # fmt: skip
@@ -114,8 +114,8 @@ class Table:
         self.path = path
         self.values = values
 
-    def problem(self, key: str, reason: str, fix: str, *, within: Path = ()) -> None:
-        """Note a problem with one key, or with the table as a whole (`key` empty)."""
+    def problem(self, key: str | None, reason: str, fix: str, *, within: Path = ()) -> None:
+        """Note a problem with one key, or (None) with the table as a whole."""
         self.file.problem(self.path, key, reason, fix, within=within)
 
     def only(self, known: Collection[str], elsewhere: Mapping[str, str] | None = None) -> None:
@@ -131,7 +131,7 @@ class Table:
         """The one of these keys that is there; a problem when there is none or more than one."""
         there = [key for key in self.values if key in keys]
         if not there:
-            self.problem("", f"has no {what}", f"give one of {', '.join(keys)}")
+            self.problem(None, f"has no {what}", f"give one of {', '.join(keys)}")
             return None
         for key in there[1:]:
             self.problem(key, f"a second {what}, after {there[0]}", "remove one of them")
@@ -196,7 +196,7 @@ class Table:
         if key not in self.values:
             return None
         value = self.values[key]
-        if type(value) in (int, float) and math.isfinite(value) and 0 < value <= _LONGEST_TIMEOUT:
+        if type(value) in (int, float) and 0 < value <= _LONGEST_TIMEOUT:
             return float(value)
         fix = f"give more than 0 and at most {_LONGEST_TIMEOUT:g}"
         self.problem(key, f"{shown(value)} is no number of seconds to wait", fix)
