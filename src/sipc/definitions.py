@@ -85,7 +85,7 @@ def parse(text: str, source: str, *, enforcement: Enforcement) -> dict[str, Chan
     """Read one definition file's text; `source` names it in errors."""
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         raise SpecError(f"{source}: not TOML: {error}") from error
     for key in document:
         if key != "channel":
@@ -111,6 +111,8 @@ def channel(source: str, name: str, table: Any, enforcement: Enforcement) -> Cha
         if str(error).startswith(source):
             raise
         raise SpecError(f"{where}: {error}") from error
+    except ValueError as error:  # of more digits than Python prints
+        raise SpecError(f"{where}: holds a number that is too large ({error}): give one of a few digits") from error
 
 
 def _build(where: str, name: str, table: Mapping[str, Any], enforcement: Enforcement) -> ChannelSpec:

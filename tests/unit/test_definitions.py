@@ -210,6 +210,14 @@ def test_a_damaged_file_is_channels_or_a_spec_error_that_names_it(
     assert message.startswith(str(path))
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 5000])
+@pytest.mark.parametrize("key", ["slots", "max_message", "sender.user", "type"])
+def test_a_number_of_thousands_of_digits_is_a_spec_error(key: str, number: str) -> None:
+    """Python refuses to read one that is decimal, and to print any."""
+    with pytest.raises(SpecError, match=r"^FILE: "):
+        one(f"[channel.c]\n{key} = {number}\n")
+
+
 def test_a_directory_is_its_toml_files_in_order(tmp_path: Path) -> None:
     """Other files are nobody's; files and directories may be mixed; a name is defined once."""
     folder = tmp_path / "channels.d"
