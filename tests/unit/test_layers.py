@@ -31,6 +31,7 @@ LAYERS = (
     ("sender", "receiver"),
     ("channel",),
     ("aio",),
+    ("guard",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

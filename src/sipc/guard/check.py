@@ -90,11 +90,14 @@ def _made(file: File, guard: Guard) -> dict[str, Path]:
     """
     shape = options(guard)
     specs = channel_specs(guard, users=False)
+    base = base_module()
     places: dict[str, Path] = {}
     for name, stage in guard.stages.items():
         if stage.type in shape.launchers:
             reason = f"{stage.type} is the domain that starts the stages"
             file.problem(("stage", name), "type", reason, _ANOTHER)
+        elif stage.type in base.declared():
+            file.problem(("stage", name), "type", f"{stage.type} is a type of sipc itself", _ANOTHER)
         elif stage.type in places:
             reason = f"{stage.type} is the type of {title(places[stage.type])} too: nothing would keep the two apart"
             file.problem(("stage", name), "type", reason, _ANOTHER)
@@ -105,7 +108,6 @@ def _made(file: File, guard: Guard) -> dict[str, Path]:
     if file.problems:
         return {}
     ends = ends_of(specs.values(), shape)
-    base = base_module()
     modules: dict[str, Path] = {base.name: ()}
     types: dict[str, Path] = dict.fromkeys(base.declared(), ())
     makers: list[tuple[Path, Callable[[], Module]]] = [

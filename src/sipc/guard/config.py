@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from sipc import definitions
@@ -134,8 +135,8 @@ class _Reader:
         if version != 1 or type(version) is not int:
             reason = "is missing" if version is None else f"{shown(version)} is not known here"
             self.top.problem("version", reason, "write version = 1")
-            if version is not None:
-                return None  # other keys may be right in another version
+        if version not in (1, None):
+            return None  # other keys may be right in another version
         table = self.top.table("guard", '{ name = "NAME" }')
         if "guard" not in self.top.values:
             self.top.problem("guard", "is missing", 'add a table [guard] with name = "NAME"')
@@ -323,7 +324,8 @@ class _Reader:
             role = "sender" if key == "from" else "receiver"
             table.problem(key, f"a channel has one {role}", "make one channel for each")
         elif not isinstance(value, str) or value not in self.kinds:
-            table.problem(key, f"there is no stage {shown(value)}", f"name a stage: {key} = {_example(self.kinds)}")
+            example = _example(self.kinds, value if isinstance(value, str) else "")
+            table.problem(key, f"there is no stage {shown(value)}", f"name a stage: {key} = {example}")
         else:
             return value
         return None
@@ -392,5 +394,7 @@ def _wrong_name(name: object, longest: int) -> tuple[str, str]:
     return f"{shown(name)} can not be a name", rule
 
 
-def _example(stages: dict[str, Kind | None]) -> str:
-    return f'"{next(iter(stages))}"' if stages and _NAME.fullmatch(next(iter(stages))) else '"NAME"'
+def _example(stages: dict[str, Kind | None], meant: str = "") -> str:
+    """A stage's name, quoted: the one that was meant, if it can be told, or any."""
+    usable = [name for name in stages if _NAME.fullmatch(name)] or ["NAME"]
+    return f'"{(get_close_matches(meant[:64], usable, n=1) or usable)[0]}"'

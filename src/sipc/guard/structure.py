@@ -64,7 +64,7 @@ def _loose(file: File, kinds: Mapping[str, StrEnum | None], edges: Sequence[Edge
             if kind != never and stage not in those:
                 file.problem(
                     ("stage", stage),
-                    "",
+                    None,
                     f"no channel leads {key} this {kind}",
                     f"add one with {key} = '{named(stage)}'",
                 )
