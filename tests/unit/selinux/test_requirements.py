@@ -51,7 +51,8 @@ def test_requirements_are_read(text: str, parsed: Requirement) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a_t", "a_t => b_t", "not a_t -> b_t via c_t", "a_t -> a_t", "a b -> c_t",
-                                  "a_t -> b) (c", "a_t -> b_t via c d", "a_t -> b_t via ,", "a_t -> b_t via c_t,"])  # fmt: skip
+                                  "a_t -> b) (c", "a_t -> b_t via c d",
+                                  "a_t -> b_t via ,", "a_t -> b_t via c_t,"])  # fmt: skip
 def test_what_is_no_requirement_is_refused(text: str) -> None:
     """With the form that would do."""
     with pytest.raises(SpecError):
