@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from sipc.channel import open_receiver, open_sender
 from sipc.errors import (
+    AuditError,
     Broken,
     Busy,
     ChannelExists,
@@ -25,6 +26,7 @@ from sipc.errors import (
     KernelError,
     LocalProtocolError,
     PolicyUnavailable,
+    QuarantineFull,
     RegistryError,
     RemoteProtocolError,
     SipcError,
@@ -36,6 +38,7 @@ from sipc.receiver import Block, Receiver
 from sipc.sender import Reservation, Sender
 
 __all__ = (
+    "AuditError",
     "Block",
     "Broken",
     "Busy",
@@ -47,6 +50,7 @@ __all__ = (
     "KernelError",
     "LocalProtocolError",
     "PolicyUnavailable",
+    "QuarantineFull",
     "Receiver",
     "RegistryError",
     "RemoteProtocolError",

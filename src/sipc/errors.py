@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 __all__ = (
+    "AuditError",
     "Broken",
     "Busy",
     "ChannelExists",
@@ -21,6 +22,7 @@ __all__ = (
     "KernelError",
     "LocalProtocolError",
     "PolicyUnavailable",
+    "QuarantineFull",
     "RegistryError",
     "RemoteProtocolError",
     "SipcError",
@@ -110,6 +112,14 @@ class ChannelExists(SipcError):
 
 class RegistryError(SipcError):
     """A descriptor or its directory is not to be trusted or not to be read; it was not used."""
+
+
+class QuarantineFull(SipcError):
+    """A quarantine has no room for a message that must be kept: stop the stage, the message is not finished."""
+
+
+class AuditError(SipcError):
+    """A log's chain is broken, or its file is not one: nothing was appended, and what is there was not touched."""
 
 
 class KernelError(SipcError, OSError):

@@ -14,6 +14,7 @@ import pytest
 import sipc
 from sipc import errors
 from sipc.errors import (
+    AuditError,
     Broken,
     Busy,
     ChannelExists,
@@ -24,6 +25,7 @@ from sipc.errors import (
     KernelError,
     LocalProtocolError,
     PolicyUnavailable,
+    QuarantineFull,
     RegistryError,
     RemoteProtocolError,
     SipcError,
@@ -46,6 +48,8 @@ ALSO: dict[type[SipcError], tuple[type[Exception], ...]] = {
     ChannelNotFound: (LookupError,),
     ChannelExists: (),
     RegistryError: (),
+    QuarantineFull: (),
+    AuditError: (),
     KernelError: (OSError,),
 }
 
