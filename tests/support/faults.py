@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running the helper's `main` in a forked process whose n-th system call fails, or is met by a signal.
+"""Running the helper's `main`, or any function, in a forked process whose n-th system call fails, or is met by a signal.
 
 Owns the building of `faults.c`, its shared plan, and the report of one run.  Must not judge: what may be left
 behind after which fault is the tests' to say.
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,27 @@ class Faults:
         at: int = 0,
         number: int = signal.SIGKILL,
     ) -> Run:
-        """Run `main(argv)`; see faults.c for what the numbers mean."""
+        """Run the helper's `main(argv)`; see faults.c for what the numbers mean."""
+
+        def act() -> int:
+            # argparse looks for translations and the terminal's size otherwise: dozens of calls of no interest.
+            os.environ.update(LANGUAGE="C", COLUMNS="80", LINES="24")
+            return helper.main(list(argv))
+
+        return self.act(act, first=first, second=second, code=code, sticky=sticky, at=at, number=number)
+
+    def act(
+        self,
+        function: Callable[[], int],
+        *,
+        first: int = 0,
+        second: int = 0,
+        code: int = errno.EIO,
+        sticky: bool = False,
+        at: int = 0,
+        number: int = signal.SIGKILL,
+    ) -> Run:
+        """Run any function; the process's exit code is what it returns."""
         plan = self._plan
         ctypes.memset(ctypes.addressof(plan), 0, ctypes.sizeof(plan))
         plan.first, plan.second, plan.code, plan.sticky = first, second, code, sticky
@@ -91,7 +112,7 @@ class Faults:
         output, errors = os.memfd_create("output"), os.memfd_create("errors")
         pid = os.fork()
         if pid == 0:
-            self._child(list(argv), output, errors)
+            self._child(function, output, errors)
         _, status = os.waitpid(pid, 0)
         count = min(plan.count, _ENTRIES)
         return Run(
@@ -101,19 +122,17 @@ class Faults:
             calls=[plan.log[i].text.decode(errors="replace") or f"call {plan.log[i].number}" for i in range(count)],
         )
 
-    def _child(self, argv: list[str], output: int, errors: int) -> None:
+    def _child(self, function: Callable[[], int], output: int, errors: int) -> None:
         status = CRASHED
         try:
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the two threads take turns: one core is faster
             gc.disable()  # the test process's garbage is not the helper's
-            # argparse looks for translations and the terminal's size otherwise: dozens of calls of no interest.
-            os.environ.update(LANGUAGE="C", COLUMNS="80", LINES="24")
             sys.stdout = os.fdopen(output, "w")
             sys.stderr = os.fdopen(errors, "w")
             refused = self._arm(ctypes.byref(self._plan))
             if refused:
                 raise OSError(refused, "the kernel takes no seccomp filter with a listener")
-            status = helper.main(argv)
+            status = function()
         except BaseException:
             traceback.print_exc()
         finally:

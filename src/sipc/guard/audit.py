@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Audit: what became of each message, appended to a file or sent to the journal.
+
+Owns where entries are written and how a log goes on after a kill; what an entry is stands in `chain.py`.  What may be
+logged is fixed there: names, numbers, digests, and a reason that is one word.
+
+A file: one write(2) for each line, then fsync(2).  A line without its end was torn by a crash: what is left of it is
+kept in FILE.torn-N, cut off, and entry N says so.  The journal takes datagrams and gives nothing back, so the last line
+is kept in a file of the stage's own before it is sent, and sent again when the log is opened: there a line may come
+twice, and none is missing.  (journald drops what comes too fast; its unit needs LogRateLimitIntervalSec=0.)
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, Self
+
+from sipc.errors import AuditError, Closed, SpecError
+from sipc.guard.chain import GENESIS, MAX_LINE, PREFIX, Entry, decode
+from sipc.guard.quarantine import digest, timestamp
+from sipc.guard.storage import doing, open_directory, read_file, remove, write_all, write_new
+from sipc.guard.verdicts import Code, MessageId
+from sipc.registry import lock
+
+__all__ = ("JOURNAL", "Audit", "FileLog", "JournalLog", "Log")
+
+JOURNAL = Path("/run/systemd/journal/socket")
+_ADVICE = "make room, or let this user write there; open the log again, and the message comes again"
+_JOURNAL_WAIT = 10.0  # seconds that journald may be busy before that counts as a failure
+_INFO, _NOTICE = 6, 5  # syslog(3)
+
+
+class Log(Protocol):
+    """Where lines go.  `tail` is the last whole line when it was opened, `torn` what came after it."""
+
+    tail: bytes | None
+    torn: bytes
+
+    def append(self, entry: Entry) -> None:
+        """Add one line; it is safe when this returns.  After an error, open the log anew."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+class FileLog:
+    """JSON lines in a file; one process at a time."""
+
+    def __init__(self, path: str | os.PathLike[str], *, sync: bool = True) -> None:
+        """Open or make `path`; cut off, and keep, a line that was torn.
+
+        `sync` False leaves the disk to the kernel: a power failure may then tear more than the last line off.
+        Raises `AuditError` when the file ends in what is no log, `Busy` when another process has it open.
+        """
+        self.path = Path(path)
+        self._sync = sync
+        self._fd = self._directory = -1
+        self.tail: bytes | None = None
+        self.torn = b""
+        try:
+            self._directory = open_directory(self.path.parent, "directory of the audit log", private=True)
+            with doing("open", self.path, _ADVICE):
+                self._fd = os.open(
+                    self.path.name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
+                    0o600, dir_fd=self._directory,
+                )  # fmt: skip
+                status = os.fstat(self._fd)
+                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                    raise SpecError(
+                        f"audit log {self.path} is no plain file of this user that nobody else may write: name another"
+                    )
+                lock(self._fd, f"audit log {self.path} is open in another process, and only one may be: end it")
+                self._find_end(status.st_size)
+                os.fsync(self._directory)
+        except BaseException:
+            self.close()
+            raise
+
+    def _find_end(self, size: int) -> None:
+        start = max(0, size - 2 * MAX_LINE)
+        data = os.pread(self._fd, size - start, start)
+        whole, newline, rest = data.rpartition(b"\n")
+        if newline:
+            self.tail = whole.rpartition(b"\n")[2] + newline
+        entry = _entry_of(self.tail, self.path)
+        name = f"{self.path.name}.torn-{(entry.number if entry else 0) + 1}"
+        if rest:
+            # A power failure may leave zeros where a line was going to be.
+            if len(rest) > MAX_LINE or not (rest[: len(PREFIX)] == PREFIX[: len(rest)] or not rest.strip(b"\0")):
+                raise AuditError(
+                    f"audit log {self.path} ends in what is no entry: it was left alone; keep it, and begin another"
+                )
+            write_new(self._directory, name, rest, 0o600)
+            os.ftruncate(self._fd, size - len(rest))
+            if self._sync:
+                os.fsync(self._fd)
+        # Killed between the cut and the entry about it: the file of that name is the only one who knows.
+        with suppress(FileNotFoundError):
+            self.torn = read_file(self._directory, name, self.path.with_name(name), MAX_LINE)
+
+    def append(self, entry: Entry) -> None:
+        """Add one line, on disk when this returns."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            raise Closed(f"audit log {self.path} was closed, or a line of it failed: open it again")
+        try:
+            with doing("write", self.path, _ADVICE):
+                size = os.fstat(fd).st_size
+                try:
+                    write_all(fd, entry.line())
+                except BaseException:
+                    with suppress(OSError):  # what can not be cut off now is cut off when the log is opened
+                        os.ftruncate(fd, size)
+                    raise
+                if self._sync:
+                    os.fsync(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def close(self) -> None:
+        """Close the file."""
+        for fd in (self._fd, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._directory = -1
+
+
+class JournalLog:
+    """Entries as messages to journald, by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+
+    `journalctl -o cat SIPC_AUDIT=STAGE | sipc guard audit verify --journal -` verifies them.
+    """
+
+    def __init__(self, state: str | os.PathLike[str], *, address: str | os.PathLike[str] = JOURNAL) -> None:
+        """Open; `state` is a file in a directory of this user's own, for the last line, which is sent again."""
+        self.path = Path(state)
+        self._address = os.fspath(address)
+        self.tail: bytes | None = None
+        self.torn = b""
+        self._socket: socket.socket | None = None
+        self._directory = open_directory(self.path.parent, "directory of the audit state", private=True)
+        try:
+            lock(self._directory, f"{self.path.parent} is in use by another process: give each log its own directory")
+            with doing("open", self.path, _ADVICE), suppress(FileNotFoundError):
+                self.tail = read_file(self._directory, self.path.name, self.path, MAX_LINE)
+            entry = _entry_of(self.tail, self.path)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.settimeout(_JOURNAL_WAIT)
+            if entry is not None:
+                self._send(self._socket, entry)
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, entry: Entry) -> None:
+        """Keep the line, then send it."""
+        peer, self._socket = self._socket, None
+        if peer is None:
+            raise Closed(f"the audit log of {self.path} was closed, or a line of it failed: open it again")
+        try:
+            new = f".{self.path.name}.new"
+            with doing("write", self.path, _ADVICE):
+                write_new(self._directory, new, entry.line(), 0o600)
+                os.rename(new, self.path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                os.fsync(self._directory)
+            self._send(peer, entry)
+        except BaseException:
+            peer.close()
+            raise
+        self._socket = peer
+
+    def _send(self, peer: socket.socket, entry: Entry) -> None:
+        priority = _INFO if entry.verdict == "pass" else _NOTICE
+        fields = (
+            b"MESSAGE=" + entry.line().rstrip(b"\n"), f"PRIORITY={priority}".encode(),
+            b"SYSLOG_IDENTIFIER=sipc-guard", f"SIPC_AUDIT={entry.stage}".encode(),
+        )  # fmt: skip
+        with doing(
+            "sendto", self._address, "journald must be running; the line is kept, and sent when this opens again"
+        ):
+            peer.sendto(b"".join(part + b"\n" for part in fields), self._address)
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._directory >= 0:
+            with suppress(OSError):
+                remove(self._directory, f".{self.path.name}.new")
+            os.close(self._directory)
+            self._directory = -1
+
+
+def _entry_of(tail: bytes | None, path: Path) -> Entry | None:
+    if tail is None:
+        return None
+    try:
+        return decode(tail)
+    except SpecError as error:
+        raise AuditError(
+            f"audit log {path}: its last line is no entry: {error}; it was left alone: "
+            "verify it (sipc guard audit verify), keep it, and begin another"
+        ) from error
+
+
+class Audit:
+    """The audit of one stage: one entry for each message, each bound to the one before."""
+
+    def __init__(self, log: Log, *, stage: str) -> None:
+        """Go on where `log` ends, which is closed with this; a torn line of it becomes an entry of its own."""
+        self._log = log
+        self._stage = stage
+        self._last = decode(log.tail) if log.tail is not None else None
+        self._inherited = True
+        if log.torn:
+            self._append(
+                channel="", identity=MessageId(epoch=0, seq=0), verdict="repair", reason="torn-line", data=log.torn
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+    @property
+    def head(self) -> str:
+        """The hash of the last entry: note it where who may write the log may not write."""
+        return self._last.hash if self._last is not None else GENESIS
+
+    def record(
+        self, data: bytes, identity: MessageId, *, channel: str, verdict: Code, reason: str = "",
+        passed: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """Say what became of one message; `passed` is what was handed on.  It is on disk when this returns.
+
+        A message that comes again after a crash, with the same result, is the same entry.
+        """
+        self._append(
+            channel=channel, identity=identity, verdict=verdict.name.lower(), reason=reason, data=data, passed=passed
+        )
+
+    def _append(
+        self, *, channel: str, identity: MessageId, verdict: str, reason: str, data: bytes, passed: bytes | None = None
+    ) -> None:
+        last = self._last
+        entry = Entry(
+            number=(last.number if last is not None else 0) + 1,
+            time=timestamp(time.time()),
+            stage=self._stage,
+            channel=channel,
+            epoch=f"{identity.epoch:016x}",
+            seq=identity.seq,
+            record=identity.record,
+            verdict=verdict,
+            reason=str(reason),
+            size=len(data),
+            digest=digest(data),
+            passed_size=None if passed is None else len(passed),
+            passed_digest=None if passed is None else digest(passed),
+            previous=self.head,
+        )
+        if self._inherited and last is not None and _same(last, entry):
+            self._inherited = False
+            return
+        self._log.append(entry)
+        self._last, self._inherited = entry, False
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    keys = ("stage", "channel", "epoch", "seq", "record", "verdict", "reason", "digest", "passed_digest")
+    return all(getattr(one, key) == getattr(other, key) for key in keys)

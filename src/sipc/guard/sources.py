@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sources: where a stage's messages come from, when none comes from a channel.
+
+Owns taking one message at a time, and letting it go only when the stage says that it is `done`.  Every source has the
+same two verbs; taking again before `done` gives the same message again.
+
+Of a directory, a file is a message when it is whole, and only its writer knows when that is.  So names beginning with
+a dot are left alone: write under such a name, or elsewhere on the file system, and rename.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+from typing import Protocol, Self
+
+from sipc.errors import Broken, EndOfStream, SpecError, Timeout
+from sipc.guard.framing import FramingError, MessageFrames
+from sipc.guard.storage import doing, open_directory, read_file, regular, remove
+from sipc.guard.verdicts import MessageId
+from sipc.watch import watching
+
+__all__ = ("DirectorySource", "FileSource", "Source", "StreamSource")
+
+_PIECE = 65536
+_TAKEN = ".taken"
+
+
+class Source(Protocol):
+    """Messages, one at a time; one caller at a time."""
+
+    def take(self, timeout: float | None = None) -> bytes:
+        """The next message, or again the one in hand; waits up to `timeout` seconds (None: for ever).
+
+        Raises `EndOfStream` after the last, `Timeout`, `Broken` when the stream was cut.
+        """
+        ...
+
+    def done(self) -> None:
+        """The message in hand is in safety: let it go."""
+        ...
+
+    def close(self) -> None:
+        """Close; a message in hand is not let go."""
+        ...
+
+
+def left_of(deadline: float | None) -> float | None:
+    """Milliseconds for poll(2); raises `Timeout` when there are none."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise Timeout("no message came in time: is there anybody who brings one?")
+    return left * 1000 + 1
+
+
+class _Base:
+    def __init__(self) -> None:
+        self._in_hand: bytes | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close; a message in hand is not let go."""
+        self._in_hand = None
+
+
+class FileSource(_Base):
+    """One file, one message.  The file stays."""
+
+    def __init__(self, path: str | os.PathLike[str], *, max_message: int) -> None:
+        """Read `path`, of at most `max_message` bytes, when asked."""
+        super().__init__()
+        self._path = Path(path)
+        self._limit = max_message
+        self._over = False
+
+    def take(self, timeout: float | None = None) -> bytes:
+        """The file; `EndOfStream` once it is done."""
+        del timeout  # a plain file is never waited for
+        if self._over:
+            raise EndOfStream(f"{self._path} was the one message")
+        if self._in_hand is None:
+            with doing("open", self._path, "name a file that this user can read"):
+                self._in_hand = read_file(None, str(self._path), self._path, self._limit)
+        return self._in_hand
+
+    def done(self) -> None:
+        """The file is done with."""
+        self._over = self._in_hand is not None or self._over
+        self._in_hand = None
+
+
+class DirectorySource(_Base):
+    """A spool: each file a message, in the order of their names, removed when done.
+
+    The file in hand is renamed to `.taken`, so that another of its name can come and is not removed in its place.  A
+    file that comes later counts among those that are not taken yet: between two messages the order is by name.
+    `skipped` names what lies there and is no plain file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_message: int) -> None:
+        """Open the directory, where others may put files.  What a predecessor had in hand is taken first."""
+        super().__init__()
+        self.path = Path(path)
+        self._limit = max_message
+        self._fd = open_directory(self.path, "spool", private=False)
+        self._names: list[str] = []
+        self.skipped: set[str] = set()
+        held = sorted(name for name in os.listdir(self._fd) if name == _TAKEN or name.startswith(f"{_TAKEN}-"))
+        if len(held) > 1:
+            os.close(self._fd)
+            raise SpecError(f"spool {self.path} has {held}, and one file can be in hand: look which, move the others")
+        self._held = held[0] if held else None
+
+    def close(self) -> None:
+        """Close; the file in hand stays in hand for the next process."""
+        super().close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def intended(self) -> MessageId | None:
+        """As which message the file in hand was going to be sent, if that was noted: perhaps it was sent."""
+        return MessageId.from_name(self._held[len(_TAKEN) + 1 :]) if self._held is not None else None
+
+    def intend(self, message: MessageId) -> None:
+        """Note, before sending, as which message the file in hand goes.
+
+        After a crash the sender knows what it has sent (`Sender.last_seq`): so a file goes neither twice nor never.
+        """
+        if self._held is None:
+            raise SpecError(f"spool {self.path}: no message is in hand: take one first")
+        name = f"{_TAKEN}-{message.name}"
+        with doing("rename", self.path / name, "this user must be allowed to rename files there"):
+            os.rename(self._held, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        self._held = name
+
+    def take(self, timeout: float | None = None) -> bytes:
+        """The next file."""
+        if self._in_hand is not None:
+            return self._in_hand
+        if self._held is None:
+            self._hold(None if timeout is None else time.monotonic() + timeout)
+        held = self._held or _TAKEN
+        with doing("open", self.path / held, "this user must be allowed to read what is put there"):
+            self._in_hand = read_file(self._fd, held, self.path / held, self._limit)
+        return self._in_hand
+
+    def done(self) -> None:
+        """Remove the file in hand."""
+        if self._held is not None:
+            with doing("unlink", self.path / self._held, "this user must be allowed to remove files there"):
+                remove(self._fd, self._held)
+        self._held = self._in_hand = None
+
+    def _hold(self, deadline: float | None) -> None:
+        while True:
+            if self._hold_next():
+                return
+            with watching([self.path]) as fd:
+                if self._hold_next():  # it may have come before the watch
+                    return
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                poll.poll(left_of(deadline))
+
+    def _hold_next(self) -> bool:
+        if not self._names:
+            with doing("getdents", self.path, "this user must be allowed to list it"):
+                self._names = sorted((n for n in os.listdir(self._fd) if not n.startswith(".")), reverse=True)
+            self.skipped &= set(self._names)
+        while self._names:
+            name = self._names[-1]
+            status = regular(self._fd, name)
+            if status is None:
+                self._names.pop()
+                self.skipped.add(name)
+                continue
+            if status.st_size > self._limit:  # before it is renamed: whoever is told of it shall find it
+                self._names = []
+                raise SpecError(
+                    f"{self.path / name} has {status.st_size} bytes, and a message may have {self._limit}: take the "
+                    "file away, or raise max_message of the channel"
+                )
+            self._names.pop()
+            with doing("rename", self.path / name, "this user must be allowed to rename files there"):
+                try:
+                    os.rename(name, _TAKEN, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+                except FileNotFoundError:
+                    continue  # its writer thought better of it
+            self._held = _TAKEN
+            return True
+        return False
+
+
+class StreamSource(_Base):
+    """Standard input, or any descriptor: messages as frames (`framing.py`).  The descriptor stays the caller's."""
+
+    def __init__(self, fd: int, *, max_message: int) -> None:
+        """Read from `fd`, messages of at most `max_message` bytes."""
+        super().__init__()
+        self._fd = fd
+        self._frames = MessageFrames(max_message)
+
+    def take(self, timeout: float | None = None) -> bytes:
+        """The next message.  Raises `Broken` for half a frame, and for one too large: what follows has no beginning."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._in_hand is None:
+            try:
+                self._in_hand = self._frames.next()
+            except FramingError as error:
+                raise Broken(f"the input is no stream of frames: {error}; nothing after this can be read") from error
+            if self._in_hand is not None:
+                break
+            poll = select.poll()
+            poll.register(self._fd, select.POLLIN)
+            if not poll.poll(left_of(deadline)):
+                continue
+            with doing("read", f"descriptor {self._fd}", "the input must be open for reading"):
+                piece = os.read(self._fd, _PIECE)
+            if not piece:
+                if self._frames.partial:
+                    raise Broken("the input ends within a frame: its writer died, or writes no frames")
+                raise EndOfStream("the input has ended")
+            self._frames.feed(piece)
+        return self._in_hand
+
+    def done(self) -> None:
+        """Forget the message: a stream has no way to tell."""
+        self._in_hand = None
