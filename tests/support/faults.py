@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running the helper's `main`, or any function, in a forked process whose n-th system call fails, or is met by a signal.
+"""Running the helper's `main`, or any function, in a forked process whose n-th system call fails or is met by a signal.
 
 Owns the building of `faults.c`, its shared plan, and the report of one run.  Must not judge: what may be left
 behind after which fault is the tests' to say.

@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -124,12 +124,14 @@ class PythonFilter(_Base):
         max_output: int = DEFAULT_OUTPUT,
         path: Sequence[str | os.PathLike[str]] = (),
         start_timeout: float = _START,
+        reasons: Collection[str] | None = None,
     ) -> None:
         """Load `function` ("module:function") in a process of its own, and there again whenever that was killed.
 
         `decode` names a type that msgspec decodes each message to (from JSON, or `decode_format="msgpack"`); the
         function then gets the value, and what does not validate never reaches it.  `timeout` is in seconds for one
-        message, decoding included.  `path` is put before `sys.path`.  Raises `SpecError` when it can not be loaded.
+        message, decoding included.  `path` is put before `sys.path`.  `reasons` are the words that it may give;
+        without them any will do that is not in the message.  Raises `SpecError` when it can not be loaded.
         """
         super().__init__(function, timeout, max_output)
         for key, name in (("python", function), ("decode", decode)):
@@ -138,6 +140,7 @@ class PythonFilter(_Base):
         if decode_format not in _FORMATS:
             raise SpecError(f"filter {function}: decode_format must be one of {_FORMATS}, not {decode_format!r}")
         self._start_timeout = start_timeout
+        self._reasons = None if reasons is None else {*map(check_reason, reasons), *Reason}
         # -I where nothing was set up on purpose: neither the current directory nor a user's own packages are ours.
         isolated = ["-P"] if os.environ.get("PYTHONPATH") else ["-I"]
         places = [os.path.abspath(place) for place in path]  # noqa: PTH100 - Path.resolve would follow links
@@ -182,9 +185,9 @@ class PythonFilter(_Base):
         if payload[:TAG] != tag:
             self.close()
             return Quarantine(Reason.FRAMING, "it answered another message")
-        return self._verdict(code, payload[TAG:])
+        return self._verdict(data, code, payload[TAG:])
 
-    def _verdict(self, code: Code, payload: bytes) -> Verdict:
+    def _verdict(self, data: bytes, code: Code, payload: bytes) -> Verdict:
         if code is Code.PASS and len(payload) <= self.max_output:
             return Pass(payload)
         reason, _, detail = payload[:_WORDS].partition(b"\0")
@@ -193,6 +196,9 @@ class PythonFilter(_Base):
         except (UnicodeDecodeError, SpecError):
             self.close()
             return Quarantine(Reason.FRAMING, "its reason is no word")
+        if word not in self._reasons if self._reasons is not None else word not in set(Reason) and reason in data:
+            # It would be logged, and may be a part of the message.
+            word, detail = Reason.FILTER, b"reason: " + reason + b"; " + detail
         return Drop(word) if code is Code.DROP else Quarantine(word, detail.decode(errors="replace"))
 
 
