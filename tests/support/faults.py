@@ -18,11 +18,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from sipc import helper
 
-__all__ = ("CRASHED", "Faults", "Run", "build")
+__all__ = ("CRASHED", "Faults", "Run", "at_every_step", "build", "with_every_failure")
 
 CRASHED = 99  # exit code of a run out of which an exception came
 
@@ -146,3 +147,29 @@ def _taken(fd: int) -> str:
     with os.fdopen(fd, "r") as file:
         file.seek(0)
         return file.read()
+
+
+def at_every_step(faults: Faults, function: Callable[[], int], check: Callable[[bool], None]) -> int:
+    """Kill `function` before each of its system calls in turn, and `check` what is left; the last run ends by itself.
+
+    `check` is told whether it did.  Returns how many steps there were.
+    """
+    for at in count(1):
+        run = faults.act(function, at=at)
+        assert run.code in (0, -signal.SIGKILL), run.errors
+        check(run.code == 0)
+        if run.code == 0:
+            return at - 1
+    raise AssertionError
+
+
+def with_every_failure(faults: Faults, function: Callable[[], int], check: Callable[[bool], None], code: int) -> None:
+    """Let each system call of `function` fail in turn; `check` is told whether it said that it went well."""
+    for first in count(1):
+        run = faults.act(function, first=first, code=code)
+        assert run.code in (0, CRASHED), run.errors
+        if run.code == CRASHED:
+            assert "sipc.errors." in run.errors.splitlines()[-1], run.errors
+        check(run.code == 0)
+        if first > len(run.calls):
+            return

@@ -23,7 +23,7 @@ from typing import Protocol, Self
 from sipc.errors import AuditError, Closed, SpecError
 from sipc.guard.chain import GENESIS, MAX_LINE, PREFIX, Entry, decode
 from sipc.guard.quarantine import digest, timestamp
-from sipc.guard.storage import doing, open_directory, read_file, remove, write_all, write_new
+from sipc.guard.storage import close_directory, doing, open_directory, read_file, remove, write_all, write_new
 from sipc.guard.verdicts import Code, MessageId
 from sipc.registry import lock
 
@@ -130,7 +130,7 @@ class FileLog:
         """Close the file."""
         for fd in (self._fd, self._directory):
             if fd >= 0:
-                os.close(fd)
+                close_directory(fd)
         self._fd = self._directory = -1
 
 
@@ -149,9 +149,10 @@ class JournalLog:
         self._socket: socket.socket | None = None
         self._directory = open_directory(self.path.parent, "directory of the audit state", private=True)
         try:
-            lock(self._directory, f"{self.path.parent} is in use by another process: give each log its own directory")
-            with doing("open", self.path, _ADVICE), suppress(FileNotFoundError):
-                self.tail = read_file(self._directory, self.path.name, self.path, MAX_LINE)
+            with doing("open", self.path, _ADVICE):
+                lock(self._directory, f"{self.path.parent} is in use by another process: give each log its own")
+                with suppress(FileNotFoundError):
+                    self.tail = read_file(self._directory, self.path.name, self.path, MAX_LINE)
             entry = _entry_of(self.tail, self.path)
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.settimeout(_JOURNAL_WAIT)
@@ -197,7 +198,7 @@ class JournalLog:
         if self._directory >= 0:
             with suppress(OSError):
                 remove(self._directory, f".{self.path.name}.new")
-            os.close(self._directory)
+            close_directory(self._directory)
             self._directory = -1
 
 

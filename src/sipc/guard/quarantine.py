@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from sipc.errors import Closed, QuarantineFull, SpecError
-from sipc.guard.storage import doing, open_directory, remove, write_new
+from sipc.guard.storage import close_directory, doing, open_directory, remove, write_new
 from sipc.guard.verdicts import MessageId, check_reason
 from sipc.registry import lock
 
@@ -64,7 +64,8 @@ class QuarantineStore:
         self._stage = stage
         self._fd = open_directory(self.path, "quarantine", private=True)
         try:
-            lock(self._fd, f"quarantine {self.path} is open in another process, and only one may be: end it")
+            with doing("flock", self.path, _ADVICE):
+                lock(self._fd, f"quarantine {self.path} is open in another process, and only one may be: end it")
             with doing("unlink", self.path, _ADVICE):
                 for name in os.listdir(self._fd):
                     if name.startswith(_NEW):
@@ -83,7 +84,7 @@ class QuarantineStore:
     def close(self) -> None:
         """Let the directory go."""
         if self._fd >= 0:
-            os.close(self._fd)
+            close_directory(self._fd)
             self._fd = -1
 
     def kept(self) -> list[MessageId]:
@@ -145,7 +146,7 @@ class QuarantineStore:
             write_new(fd, _META, text, 0o600)
             os.fsync(fd)
         finally:
-            os.close(fd)
+            close_directory(fd)
         os.rename(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
 
@@ -158,7 +159,7 @@ class QuarantineStore:
             for entry in (_PAYLOAD, _META):
                 remove(fd, entry)
         finally:
-            os.close(fd)
+            close_directory(fd)
         os.rmdir(name, dir_fd=self._fd)
 
     def _count(self, fd: int) -> int:
@@ -176,5 +177,5 @@ class QuarantineStore:
             try:
                 total += _PAGE + self._count(below)
             finally:
-                os.close(below)
+                close_directory(below)
         return total

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 from sipc.errors import Broken, Closed, SpecError
 from sipc.guard.framing import message
-from sipc.guard.storage import doing, open_directory, regular, remove, write_all, write_new
+from sipc.guard.storage import close_directory, doing, open_directory, regular, remove, write_all, write_new
 from sipc.guard.verdicts import MessageId
 
 __all__ = ("DirectorySink", "FileSink", "Sink", "StreamSink")
@@ -49,7 +49,7 @@ class _Directory:
     def close(self) -> None:
         """Close."""
         if self._fd >= 0:
-            os.close(self._fd)
+            close_directory(self._fd)
             self._fd = -1
 
     def _check_open(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from sipc.errors import Broken, Busy, SpecError, Timeout
-from sipc.guard.framing import ANSWER, FramingError, MessageFrames, answer, message, read_answer
+from sipc.guard.framing import FramingError, MessageFrames, answer, message, read_answer
 from sipc.guard.sources import left_of
 from sipc.guard.storage import doing
 from sipc.guard.verdicts import Code, MessageId
@@ -169,6 +169,8 @@ class SocketSource:
             told = answer(Code.PASS, b"")
             try:
                 whole = connection.peer.send(told, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == len(told)
+            except BrokenPipeError:
+                return  # it listens no more; what it sent before that counts
             except OSError:
                 whole = False
             if not whole:
@@ -224,6 +226,16 @@ class SocketSink:
         return left
 
     def _send(self, frame: bytes, deadline: float | None) -> None:
+        if self._peer is not None:
+            try:
+                self._peer.setblocking(False)
+                unasked = self._peer.recv(1)
+            except BlockingIOError:
+                pass
+            else:
+                self.close()  # it hung up since; or, if it said something, nobody knows what its answers are to
+                if unasked:
+                    raise Broken(f"socket {self.path}: it answered what it was not asked: put the message again")
         if self._peer is None:
             self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             self._peer.settimeout(self._left(deadline))
@@ -235,7 +247,7 @@ class SocketSink:
         peer, told = self._peer, bytearray()
         while peer is not None:
             peer.settimeout(self._left(deadline))
-            piece = peer.recv(ANSWER.size)
+            piece = peer.recv(_PIECE)
             if not piece:
                 raise Broken(f"socket {self.path}: it hung up without an answer: it may have the message; put it again")
             told += piece

@@ -18,7 +18,7 @@ from typing import Protocol, Self
 
 from sipc.errors import Broken, EndOfStream, SpecError, Timeout
 from sipc.guard.framing import FramingError, MessageFrames
-from sipc.guard.storage import doing, open_directory, read_file, regular, remove
+from sipc.guard.storage import close_directory, doing, open_directory, read_file, regular, remove
 from sipc.guard.verdicts import MessageId
 from sipc.watch import watching
 
@@ -116,7 +116,7 @@ class DirectorySource(_Base):
         self.skipped: set[str] = set()
         held = sorted(name for name in os.listdir(self._fd) if name == _TAKEN or name.startswith(f"{_TAKEN}-"))
         if len(held) > 1:
-            os.close(self._fd)
+            close_directory(self._fd)
             raise SpecError(f"spool {self.path} has {held}, and one file can be in hand: look which, move the others")
         self._held = held[0] if held else None
 
@@ -124,7 +124,7 @@ class DirectorySource(_Base):
         """Close; the file in hand stays in hand for the next process."""
         super().close()
         if self._fd >= 0:
-            os.close(self._fd)
+            close_directory(self._fd)
             self._fd = -1
 
     @property

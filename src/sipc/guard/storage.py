@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sipc.errors import KernelError, SpecError
 
-__all__ = ("doing", "open_directory", "read_file", "regular", "remove", "write_all", "write_new")
+__all__ = ("close_directory", "doing", "open_directory", "read_file", "regular", "remove", "write_all", "write_new")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,7 +47,12 @@ def open_directory(path: Path, what: str, *, private: bool) -> int:
     except OSError as error:
         raise SpecError(f"{what} {path}: {error.strerror}: name a directory that is there and that this user may use") \
             from error  # fmt: skip
-    status = os.fstat(fd)
+    try:
+        with doing("fstat", path, "it can not be looked at, so it is not used"):
+            status = os.fstat(fd)
+    except BaseException:
+        os.close(fd)
+        raise
     if private and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
         os.close(fd)
         raise SpecError(
@@ -55,6 +60,12 @@ def open_directory(path: Path, what: str, *, private: bool) -> int:
             "name a directory of this user's own that nobody else may write (mode 0700)"
         )
     return fd
+
+
+def close_directory(fd: int) -> None:
+    """Let a directory go; the kernel does, whatever close(2) says, and all that matters was synced."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:
