@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from sipc.channel import open_receiver, open_sender
+from sipc.descriptor import Descriptor
 from sipc.errors import (
     AuditError,
     Broken,
@@ -33,6 +34,7 @@ from sipc.errors import (
     SpecError,
     Timeout,
 )
+from sipc.finding import ChannelChange, ChannelEvent, ChannelWatch, wait_for_channel, watch_channels
 from sipc.proto.sender import Resumption
 from sipc.receiver import Block, Receiver
 from sipc.sender import Reservation, Sender
@@ -42,10 +44,14 @@ __all__ = (
     "Block",
     "Broken",
     "Busy",
+    "ChannelChange",
+    "ChannelEvent",
     "ChannelExists",
     "ChannelNotFound",
+    "ChannelWatch",
     "Closed",
     "Denied",
+    "Descriptor",
     "EndOfStream",
     "KernelError",
     "LocalProtocolError",
@@ -62,6 +68,8 @@ __all__ = (
     "Timeout",
     "open_receiver",
     "open_sender",
+    "wait_for_channel",
+    "watch_channels",
 )
 
 __version__ = "0.1.0"

@@ -75,7 +75,7 @@ class Descriptor:
     def from_json(cls, text: str, source: str) -> Descriptor:
         """Read a descriptor strictly; raises `RegistryError` naming `source` and the field."""
         try:
-            document = json.loads(text)
+            document = json.loads(text, object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as error:
             raise RegistryError(f"{source}: not JSON ({error}); only the helper may write here") from error
         reader = _Reader(document, source)
@@ -118,6 +118,14 @@ class Descriptor:
         if descriptor.spec.transport is Transport.SEGMENT and descriptor.keys.segment is None:
             raise SpecError("keys.segment is missing")
         return descriptor
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two values for one key another reader might take the other."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key stands twice")
+    return table
 
 
 def _principal(reader: _Reader) -> Principal:

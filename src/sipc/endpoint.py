@@ -18,7 +18,7 @@ from typing import Self
 
 from sipc import enforcement
 from sipc.descriptor import Descriptor
-from sipc.errors import Broken, Busy, ChannelNotFound, Closed, SipcError
+from sipc.errors import Broken, Busy, ChannelNotFound, Closed, RegistryError, SipcError
 from sipc.kernel import KernelObjects, Memory, Queue, backend, limits
 from sipc.registry import Registry, RoleFiles, search_path
 from sipc.spec import ChannelSpec, Role, Transport, Wire
@@ -45,6 +45,7 @@ class Parts:
         self.made_segment = False
         self._queue: Queue | None = None
         enforcement.check(descriptor, role, registry)
+        registry.check_epoch(descriptor)
         self.files = RoleFiles(registry, self.spec.name, role)
         try:
             if self.spec.transport is Transport.SEGMENT:
@@ -116,17 +117,30 @@ def open_parts(
                     f"sipc.libsipc.open({descriptor.spec.key_path!r}, ...)"
                 )
             try:
-                return Parts(place, descriptor, role)
-            except ChannelNotFound:
-                # Replaced between reading the descriptor and opening its objects?  Then there is a newer one.
-                try:
-                    replaced = place.read(name).epoch != descriptor.epoch
-                except ChannelNotFound:
-                    if left is not None and left <= 0:
-                        raise
-                    continue
-                if not replaced:
+                parts = Parts(place, descriptor, role)
+            except (ChannelNotFound, RegistryError):
+                if _stands(place, descriptor):
                     raise
+                continue  # destroyed or replaced between reading the descriptor and opening its objects
+            try:
+                if _stands(place, descriptor):
+                    return parts
+            except BaseException:
+                parts.close()
+                raise
+            parts.close()
+
+
+def _stands(place: Registry, descriptor: Descriptor) -> bool:
+    """Whether the channel is still published.
+
+    Its keys can be read by others, so once it is destroyed anybody may put objects under them.  The helper withdraws
+    the descriptor before it removes an object: what was opened before this look, which finds it, was the helper's.
+    """
+    try:
+        return place.read(descriptor.spec.name).epoch == descriptor.epoch
+    except ChannelNotFound:
+        return False
 
 
 class Endpoint:

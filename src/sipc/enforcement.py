@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sipc.descriptor import Descriptor
-from sipc.errors import RegistryError
+from sipc.errors import Denied, RegistryError
 from sipc.registry import Registry, ipc_namespace
 from sipc.spec import Backend, ChannelSpec, Enforcement, Role
 
-__all__ = ("Account", "account", "check")
+__all__ = ("Account", "account", "check", "read_vetted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +34,48 @@ def check(descriptor: Descriptor, role: Role, registry: Registry) -> None:
     when it can not be asked.  Each refusal names the check, the two contexts, and what to do.
     """
     spec = descriptor.spec
-    here = ipc_namespace()
-    if descriptor.ipc_namespace and here and descriptor.ipc_namespace != here:
-        raise RegistryError(
-            f"channel {spec.name!r} was made in ipc namespace {descriptor.ipc_namespace}, this process is in {here}: "
-            "run the helper and both ends in one namespace"
-        )
+    _check_namespace(descriptor)
     if spec.enforcement is Enforcement.SELINUX:
         from sipc.selinux import live  # noqa: PLC0415 - only where it is asked for
 
         live.check_end(spec, role, descriptor_label=descriptor.label, registry_label=registry.label)
+
+
+def _check_namespace(descriptor: Descriptor) -> None:
+    here = ipc_namespace()
+    if descriptor.ipc_namespace and here and descriptor.ipc_namespace != here:
+        raise RegistryError(
+            f"channel {descriptor.spec.name!r} was made in ipc namespace {descriptor.ipc_namespace}, this process is "
+            f"in {here}: run the helper and both ends in one namespace"
+        )
+
+
+def read_vetted(registry: Registry, name: str) -> Descriptor:
+    """Read a descriptor and refuse it when no end of it could be opened here, whatever the role.
+
+    On top of `Registry.read`: `RegistryError` for another ipc namespace, or a descriptor that the helper withdrew and
+    somebody put back; `Denied` for a wrong label where SELinux is asked for.
+    """
+    while True:
+        descriptor = registry.read(name)
+        try:
+            _vet(descriptor, registry)
+        except (RegistryError, Denied):
+            if registry.read(name).epoch == descriptor.epoch:
+                raise
+        else:
+            return descriptor  # and when it is refused but was replaced meanwhile, look at the new one
+
+
+def _vet(descriptor: Descriptor, registry: Registry) -> None:
+    spec = descriptor.spec
+    _check_namespace(descriptor)
+    if spec.enforcement is Enforcement.SELINUX:
+        from sipc.selinux import live  # noqa: PLC0415 - only where it is asked for
+
+        what = f"{spec.label}: finding it"
+        live.check_labels(spec, what, descriptor_label=descriptor.label, registry_label=registry.label)
+    registry.check_epoch(descriptor)
 
 
 def account(descriptor: Descriptor) -> Account:

@@ -129,7 +129,7 @@ def _create(publisher: Publisher, spec: ChannelSpec) -> Descriptor:
     made: list[Keys] = []
     try:
         descriptor = _make_objects(publisher, spec, made)
-        publisher.make_private(spec)
+        publisher.make_private(spec, descriptor.epoch)
         _give(spec, descriptor)
         publisher.publish(spec.name)
     except BaseException:

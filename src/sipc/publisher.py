@@ -15,7 +15,7 @@ from typing import Self
 
 from sipc.descriptor import Descriptor
 from sipc.errors import Busy, RegistryError
-from sipc.registry import DIRECTORY, SYSTEM, Registry, lock
+from sipc.registry import DIRECTORY, HELPER_LOCK, SYSTEM, Registry, epoch_stamp, lock
 from sipc.spec import ChannelSpec, Role
 
 __all__ = ("Publisher",)
@@ -41,7 +41,7 @@ class Publisher:
         self.registry = Registry(path)
         self._lock = -1
         try:
-            self._lock = self._open(".helper-lock", os.O_RDWR | os.O_CREAT)
+            self._lock = self._open(HELPER_LOCK, os.O_RDWR | os.O_CREAT)
             deadline = time.monotonic() + 10
             while True:
                 try:
@@ -104,8 +104,8 @@ class Publisher:
         with suppress(FileNotFoundError):
             os.rename(f"{name}.json", f".{name}.json.new", src_dir_fd=fd, dst_dir_fd=fd)
 
-    def make_private(self, spec: ChannelSpec) -> None:
-        """Make both roles' private directories, each reachable by its role alone.
+    def make_private(self, spec: ChannelSpec, epoch: int) -> None:
+        """Make both roles' private directories, each reachable by its role alone, stamped with the epoch.
 
         The directories stay the helper's: their times and modes are visible to the other role, so a role
         must not be able to change them.
@@ -132,6 +132,8 @@ class Publisher:
                     os.fchmod(fd, 0o710)
             finally:
                 os.close(fd)
+        stamp = epoch_stamp(epoch)  # last: an entry made in the directory would change its time
+        os.utime(f".private/{spec.name}", (stamp, stamp), dir_fd=base, follow_symlinks=False)
 
     def remove_private(self, name: str) -> None:
         """Remove both roles' private directories, as far as they exist."""

@@ -7,6 +7,7 @@ with O_NOFOLLOW, and owner, mode and type are checked on the descriptor, after o
 
     NAME.json                          the descriptor, last thing to appear
     .NAME.json.new                     its journal while the helper works: what to remove if it dies
+    .private/NAME/                     its time of modification stands for the epoch: no role can change it
     .private/NAME/ROLE/{lock,state}    reachable by that role alone
 """
 
@@ -28,6 +29,7 @@ __all__ = ("SYSTEM", "Registry", "RoleFiles", "search_path")
 
 SYSTEM = Path("/run/sipc")
 _MAX_BYTES = 64 * 1024  # a descriptor is about 1 KiB
+HELPER_LOCK = ".helper-lock"  # open for writing in a helper as long as it works
 DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDONLY
 
 
@@ -42,6 +44,11 @@ def search_path(registry: str | os.PathLike[str] | None = None) -> list[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     user = [Path(runtime) / "sipc"] if runtime and os.geteuid() != 0 else []
     return [SYSTEM, *user]
+
+
+def epoch_stamp(epoch: int) -> int:
+    """What stands for an epoch as the time of a directory, in seconds: 30 bits, which every file system keeps."""
+    return epoch & 0x3FFFFFFF
 
 
 def ipc_namespace() -> int:
@@ -142,6 +149,28 @@ class Registry:
         if descriptor.spec.name != name:
             raise RegistryError(f"{where}: describes {descriptor.spec.name!r}, not {name!r}")
         return descriptor
+
+    def check_epoch(self, descriptor: Descriptor) -> None:
+        """Refuse a descriptor that the helper withdrew and somebody put back; raises `RegistryError`.
+
+        While a channel is published its private directories are there, with the stamp of its epoch.
+        """
+        name = descriptor.spec.name
+        where = self.path / f"{name}.json"
+        try:
+            stamp = os.stat(f".private/{name}", dir_fd=self._fd, follow_symlinks=False).st_mtime_ns // 10**9
+        except PermissionError:
+            return  # whoever may not look can not open an end either
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RegistryError(
+                f"{where}: stale, put back after the channel was destroyed (its private directories are gone): "
+                f"run 'sipc destroy {name}', and create it anew"
+            ) from error
+        if stamp != epoch_stamp(descriptor.epoch):
+            raise RegistryError(
+                f"{where}: stale, of an earlier creation (epoch {descriptor.epoch}) than the channel that is there: "
+                f"run 'sipc destroy {name}', create it anew, and look with 'sipc doctor' for what is left"
+            )
 
     def _check_file(self, fd: int, where: str) -> None:
         status = os.fstat(fd)

@@ -25,7 +25,7 @@ LAYERS = (
     ("descriptor",),
     ("registry", "cursor"),
     ("publisher", "watch", "enforcement"),
-    ("helper", "libsipc"),
+    ("helper", "libsipc", "finding"),
     ("endpoint",),
     ("blocks",),
     ("sender", "receiver"),

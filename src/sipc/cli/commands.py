@@ -18,7 +18,7 @@ import click
 from sipc import enforcement
 from sipc.cli import demo as demonstration
 from sipc.cli import doctor as checks
-from sipc.cli import modules, streams
+from sipc.cli import modules, streams, watching
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.explain import explain
 from sipc.cli.guard import guard
@@ -145,8 +145,12 @@ def _row(place: Path, descriptor: Descriptor) -> dict[str, Any]:
 @cli.command("list", epilog=_helpful("Example: sipc list --json"))
 @_registry
 @_json
-def list_(registry: Path | None, as_json: bool) -> int:
+@click.option("--watch", is_flag=True, help="Go on: report each channel that appears, is replaced, is refused or goes, "
+              "until interrupted; with --json one object in each line.")
+def list_(registry: Path | None, as_json: bool, watch: bool) -> int:
     """List the channels there are."""
+    if watch:
+        return watching.report(registry, _row, as_json=as_json)
     rows = []
     code = Exit.OK
     for directory in search_path(registry):

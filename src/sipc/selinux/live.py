@@ -20,7 +20,7 @@ from sipc.errors import Denied, PolicyUnavailable
 from sipc.selinux.grants import ChannelTypes, expected, types_of
 from sipc.spec import Backend, ChannelSpec, Role
 
-__all__ = ("Fault", "check_end", "check_helper", "faults", "own_type", "state", "type_in")
+__all__ = ("Fault", "check_end", "check_helper", "check_labels", "faults", "own_type", "state", "type_in")
 
 _FILESYSTEM = Path("/sys/fs/selinux/enforce")
 _REGISTRY = "sipc_registry_t"
@@ -97,8 +97,13 @@ def check_end(spec: ChannelSpec, role: Role, *, descriptor_label: str | None, re
     own = types.sender if role is Role.SENDER else types.receiver
     for fault in (*_domain_faults(context, own), *faults(spec, own, context)):
         fault.raise_for(what)
+    check_labels(spec, what, descriptor_label=descriptor_label, registry_label=registry_label)
+
+
+def check_labels(spec: ChannelSpec, what: str, *, descriptor_label: str | None, registry_label: str | None) -> None:
+    """Refuse a descriptor that the helper's domain can not have written; raises `Denied`, which begins with `what`."""
     for name, label, wanted in (
-        ("label of the descriptor", descriptor_label, types.descriptor),
+        ("label of the descriptor", descriptor_label, types_of(spec).descriptor),
         ("label of the registry", registry_label, _REGISTRY),
     ):
         if label is None or type_in(label) != wanted:
