@@ -67,7 +67,7 @@ class _Known:
 class ChannelWatch:
     """The channels of the registries as they change.  Close it, or use it as a context manager.
 
-    For programs with an event loop: wait until `fileno()` is readable, then take `changes()`.
+    For programs with an event loop: take `changes()`, and again each time that `fileno()` is readable.
     """
 
     def __init__(self, registry: str | os.PathLike[str] | None = None) -> None:

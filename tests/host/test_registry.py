@@ -7,13 +7,13 @@ import contextlib
 import ctypes
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.channels import Child, make
+from tests.support.forgeries import FORGED, forge, mend
 
 import sipc
 from sipc import helper
@@ -26,96 +26,13 @@ pytestmark = pytest.mark.host
 _ME = os.geteuid()
 
 
-def _edited(path: Path, **changes: object) -> None:
-    document = json.loads(path.read_text())
-    for key, value in changes.items():
-        if value is None:
-            del document[key]
-        else:
-            document[key] = value
-    path.write_text(json.dumps(document))
-
-
-def _forged(case: str, path: Path) -> None:
-    """Spoil the descriptor at `path`, or its directory."""
-    registry = path.parent
-    aside = registry / "aside"
-    if case in ("symlink", "hard link", "fifo", "directory"):
-        path.rename(aside)
-        act: dict[str, Callable[[], object]] = {
-            "symlink": lambda: path.symlink_to(aside),
-            "hard link": lambda: path.hardlink_to(aside),
-            "fifo": lambda: os.mkfifo(path),
-            "directory": path.mkdir,
-        }
-        act[case]()
-    elif case.startswith("mode "):
-        path.chmod(int(case.split()[1], 8))
-    elif case.startswith("registry mode "):
-        registry.chmod(int(case.split()[2], 8))
-    elif case == "owner":
-        os.chown(path, 65534, 65534)
-    elif case == "registry owner":
-        os.chown(registry, 65534, 65534)
-    else:
-        edits: dict[str, Callable[[], object]] = {
-            "schema": lambda: _edited(path, schema=99),
-            "no schema": lambda: _edited(path, schema=None),
-            "another's name": lambda: _edited(path, name="d"),
-            "unknown key": lambda: _edited(path, surprise=1),
-            "missing key": lambda: _edited(path, keys=None),
-            "wrong type": lambda: _edited(path, checksum="no"),
-            "bad geometry": lambda: _edited(path, geometry={"slots": 0, "depth": 1, "slot_size": 1}),
-            "bad wire": lambda: _edited(path, wire="sipc3"),
-            "epoch": lambda: _edited(path, epoch=0),
-            "no JSON": lambda: path.write_text("{"),
-            "nothing": lambda: path.write_text(""),
-            "deep": lambda: path.write_text("[" * 50_000),
-            "a list": lambda: path.write_text("[]"),
-            "long number": lambda: path.write_text('{"schema": ' + "9" * 10_000 + "}"),
-            "no text": lambda: path.write_bytes(b"\xff{}"),
-            "too large": lambda: path.write_text(path.read_text() + " " * 65536),
-        }
-        edits[case]()
-
-
-FORGED = {
-    "symlink": "plain file",
-    "hard link": "2 links",
-    "fifo": "not a plain file",
-    "directory": "not a plain file",
-    "mode 0664": "writable by others",
-    "mode 0646": "writable by others",
-    "registry mode 0770": "writable by others",
-    "registry mode 0707": "writable by others",
-    "schema": "schema is not 1",
-    "no schema": "schema is missing",
-    "another's name": "describes 'd', not 'c'",
-    "unknown key": "surprise",
-    "missing key": "keys",
-    "wrong type": "checksum = 'no' is of the wrong type",
-    "bad geometry": "slots = 0",
-    "bad wire": "sipc3",
-    "epoch": "epoch",
-    "no JSON": "not JSON",
-    "nothing": "not JSON",
-    "deep": "not JSON",
-    "a list": "not a JSON object",
-    "long number": "not JSON",
-    "no text": "not UTF-8",
-    "too large": "larger than 65536 bytes",
-    # Only root can give files away.
-    **({"owner": "belongs to uid 65534", "registry owner": "belongs to uid 65534"} if _ME == 0 else {}),
-}
-
-
 @pytest.mark.parametrize("case", FORGED)
 def test_a_descriptor_that_is_not_the_helpers_is_not_used(case: str, registry: Path) -> None:
     """Both ends, and the helper itself, refuse it and say why; put right, it works again."""
     make(registry, "c", slot_size=64)
-    path, aside = registry / "c.json", registry / "aside"
+    path = registry / "c.json"
     text = path.read_bytes()
-    _forged(case, path)
+    forge(case, path)
     for use in (
         lambda: sipc.open_sender("c", registry=registry, timeout=0),
         lambda: sipc.open_receiver("c", registry=registry, timeout=0),
@@ -123,15 +40,7 @@ def test_a_descriptor_that_is_not_the_helpers_is_not_used(case: str, registry: P
     ):
         with pytest.raises(sipc.RegistryError, match=FORGED[case]):
             use()
-    os.chown(registry, _ME, os.getegid())
-    registry.chmod(0o700)
-    if path.is_dir():
-        path.rmdir()
-    else:
-        path.unlink()
-    aside.unlink(missing_ok=True)
-    path.write_bytes(text)
-    path.chmod(0o644)
+    mend(path, text)
     sipc.open_sender("c", registry=registry, timeout=0).close()
 
 
