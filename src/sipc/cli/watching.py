@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import select
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
