@@ -64,6 +64,9 @@ class _Known:
     reason: str | None = None
 
 
+_Found = dict[str | None, Descriptor | str]  # by name: the descriptor, or why it is refused; None: the directory
+
+
 class ChannelWatch:
     """The channels of the registries as they change.  Close it, or use it as a context manager.
 
@@ -93,12 +96,15 @@ class ChannelWatch:
 
     def changes(self) -> list[ChannelEvent]:
         """What has changed since the last call, without waiting; the first call reports every channel there is."""
-        for happening in self._watches.arm():
-            self._note(happening)
-        events: list[ChannelEvent] = []
-        for directory in self._directories:
-            events += self._look(directory)
-        return events
+        while True:
+            for happening in self._watches.arm():
+                self._note(happening)
+            found = {directory: self._look(directory) for directory in self._directories}
+            # A name can have been withdrawn after the events were taken: look again until there are none left.
+            missing = any(self._known[directory].keys() - found[directory].keys() for directory in found)
+            if not missing or not self._watches.pending():
+                break
+        return [event for directory in found for event in self._differences(directory, found[directory])]
 
     def _note(self, happening: Happening) -> None:
         """Keep which names a helper that still works has withdrawn."""
@@ -111,22 +117,24 @@ class ChannelWatch:
         elif happening.renamed and entry.startswith(".") and entry.endswith(".json.new"):
             self._withdrawn[place].add(entry[1 : -len(".json.new")])
 
-    def _look(self, directory: Path) -> Iterator[ChannelEvent]:
-        known = self._known[directory]
-        found: dict[str | None, Descriptor | str] = {}
+    def _look(self, directory: Path) -> _Found:
         try:
             with Registry(directory) as registry:
-                for name in registry.names():
+                while True:
                     try:
-                        found[name] = read_vetted(registry, name)
-                    except (RegistryError, Denied) as error:
-                        found[name] = str(error)
+                        return {name: _read(registry, name) for name in registry.names()}
                     except ChannelNotFound:
-                        continue  # it went after the directory was read
+                        # It went after the names were read.  Once they are read without it, its event has come:
+                        # rename(2) holds the directory's lock until then, and getdents(2) takes it.
+                        continue
         except ChannelNotFound:
             self._withdrawn[directory].clear()
+            return {}
         except RegistryError as error:
-            found = {None: str(error), **{name: str(error) for name in known}}
+            return {None: str(error), **{name: str(error) for name in self._known[directory]}}
+
+    def _differences(self, directory: Path, found: _Found) -> Iterator[ChannelEvent]:
+        known = self._known[directory]
         for gone in known.keys() - found.keys() - self._withdrawn[directory]:
             epoch = known.pop(gone).epoch
             if gone is not None:
@@ -135,6 +143,14 @@ class ChannelWatch:
             event = _compare(directory, each, known.setdefault(each, _Known()), what)
             if event is not None:
                 yield event
+
+
+def _read(registry: Registry, name: str) -> Descriptor | str:
+    """A descriptor, or why it is refused; raises `ChannelNotFound`."""
+    try:
+        return read_vetted(registry, name)
+    except (RegistryError, Denied) as error:
+        return str(error)
 
 
 def _compare(directory: Path, name: str | None, known: _Known, found: Descriptor | str) -> ChannelEvent | None:

@@ -106,6 +106,12 @@ class Watches:
             self._libc.inotify_rm_watch(self._fd, number)  # it has moved; or it is gone, and then this fails
         return happenings
 
+    def pending(self) -> bool:
+        """Whether there are events that have not been taken."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def _take(self) -> Iterator[Happening]:
         while True:
             try:

@@ -93,7 +93,7 @@ def test_waiting_is_one_sleep_without_a_time(registry: Path, tmp_path: Path) -> 
 
 def test_directories_that_appear_one_by_one_at_any_moment_are_followed(tmp_path: Path, registry: Path) -> None:
     """Whatever was made between two calls of the one that waits: it comes to the channel."""
-    for number in range(40):
+    for number in range(16):
         place = tmp_path / f"n{number}" / "a" / "b"
         child = Child(partial(found, place))
         if number % 4 == 0:
@@ -163,7 +163,7 @@ def test_a_replacement_is_one_event_wherever_the_look_falls(registry: Path, watc
     """Never a channel that is gone for a moment: the helper's withdrawal is not reported before it has finished."""
     known = make(registry, "c", slot_size=64).epoch
     until(watch, "appeared c")
-    for _ in range(30):
+    for _ in range(10):
         child = Child(lambda: make(registry, "c", replacing=True, slot_size=64).epoch)
         (event,) = until(watch, "replaced")
         assert (event.change, event.old_epoch) == (ChannelChange.REPLACED, known)
