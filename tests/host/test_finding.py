@@ -16,6 +16,7 @@ from tests.support.forgeries import FORGED, forge, mend
 
 import sipc
 from sipc import ChannelChange, ChannelEvent, ChannelWatch, helper
+from sipc.publisher import Publisher
 from sipc.watch import Watches
 
 pytestmark = pytest.mark.host
@@ -25,10 +26,13 @@ FOR_EVER = "0xffffffff"
 
 
 def until(watch: ChannelWatch, *wanted: str) -> list[ChannelEvent]:
-    """Changes as they come, until one that reads `change` or `change NAME` has come for each of `wanted`."""
+    """Changes as they come, until one that reads `change` or `change NAME` has come for each of `wanted`.
+
+    Never looks before it is told to.
+    """
     poll = select.poll()
     poll.register(watch, select.POLLIN)
-    events = watch.changes()
+    events: list[ChannelEvent] = []
     while not all(any(said(event).startswith(one) for event in events) for one in wanted):
         assert poll.poll(LONGEST * 1000), (wanted, [said(event) for event in events])
         events += watch.changes()
@@ -60,7 +64,16 @@ def asleep(pid: int) -> None:
 def watch(registry: Path) -> Iterator[ChannelWatch]:
     """The registry, watched."""
     with ChannelWatch(registry) as watching:
+        assert watching.changes() == []
         yield watching
+
+
+def flood(registry: Path) -> None:
+    """More events than the kernel keeps: made, closed and removed, which do not merge."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    for number in range(limit // 3 + 100):
+        (registry / f"n{number}").touch()
+        (registry / f"n{number}").unlink()
 
 
 # -- waiting for one
@@ -119,7 +132,6 @@ def test_what_is_published_and_not_to_be_trusted_ends_the_waiting(registry: Path
 
 def test_each_change_is_reported_once(registry: Path, watch: ChannelWatch) -> None:
     """Appeared, replaced with both epochs, gone; nothing when nothing has changed."""
-    assert watch.changes() == []
     first = make(registry, "c", slot_size=64)
     (event,) = until(watch, "appeared c")
     assert event == ChannelEvent(
@@ -198,8 +210,6 @@ def test_a_helper_that_dies_between_withdrawing_and_publishing_leaves_a_channel_
     reading, writing = os.pipe()
 
     def die() -> None:
-        from sipc.publisher import Publisher
-
         publisher = Publisher(registry)
         publisher.unpublish("c")
         os.write(writing, b"x")
@@ -245,14 +255,11 @@ def test_a_registry_that_is_removed_moved_or_made_again_is_followed(tmp_path: Pa
 
 def test_a_queue_of_events_that_overflows_loses_nothing(registry: Path) -> None:
     """The kernel drops what is too much, the truth is in the directory: a replacement among the lost is reported."""
-    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     first, gone = make(registry, "c", slot_size=64), make(registry, "d", slot_size=64)
     with Watches([registry]) as plain, ChannelWatch(registry) as watch:
         plain.arm()
-        until(watch, "appeared c", "appeared d")
-        for number in range(limit // 3 + 100):  # made, closed and removed: three events that do not merge
-            (registry / f"n{number}").touch()
-            (registry / f"n{number}").unlink()
+        watch.changes()
+        flood(registry)
         second = make(registry, "c", replacing=True, slot_size=64)
         helper.destroy("d", registry)
         assert any(happening.lost and happening.directory is None for happening in plain.arm())
@@ -262,6 +269,54 @@ def test_a_queue_of_events_that_overflows_loses_nothing(registry: Path) -> None:
     assert [event.descriptor for event in events if event.name == "c"] == [second]
 
 
+@pytest.mark.parametrize("what", ["overflow", "another directory", "no directory"])
+def test_a_helpers_end_that_is_not_told_leaves_no_channel_in_doubt(
+    what: str, registry: Path, watch: ChannelWatch
+) -> None:
+    """Withdrawn, and then the event that tells of the helper's end is lost: the channel is gone."""
+    made = make(registry, "c", slot_size=64)
+    until(watch, "appeared c")
+    with Publisher(registry) as publisher:
+        publisher.unpublish("c")
+        assert watch.changes() == []
+        aside = registry.with_name("aside")
+        if what == "overflow":
+            flood(registry)
+        else:
+            registry.rename(aside)
+            if what == "another directory":
+                registry.mkdir(mode=0o700)
+            (event,) = until(watch, "gone c")
+    if what == "overflow":
+        (event,) = until(watch, "gone c")
+    assert event.old_epoch == made.epoch
+    if aside.exists():
+        if registry.exists():
+            registry.rmdir()
+        aside.rename(registry)
+
+
+def test_a_directory_that_is_made_while_the_one_above_it_is_watched_is_watched(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not there, and comes before the watch that would tell of it."""
+    place = registry / "a" / "b"
+    add = Watches._add
+
+    def then_made(self: Watches, directory: Path, mask: int) -> int:
+        number = add(self, directory, mask)
+        if number < 0 and directory == place.parent:
+            place.mkdir(parents=True, mode=0o700)
+        return number
+
+    monkeypatch.setattr(Watches, "_add", then_made)
+    child = Child(partial(found, place))
+    asleep(child.pid)
+    made = make(place, "c", slot_size=64)
+    assert child.result() == made.epoch
+    helper.destroy("c", place)
+
+
 @pytest.mark.parametrize("case", FORGED)
 def test_a_bad_descriptor_is_refused_once_and_the_watching_goes_on(case: str, registry: Path) -> None:
     """With the reason and the epoch that was good; the others are reported all the same; mended, it appears again."""
@@ -269,7 +324,7 @@ def test_a_bad_descriptor_is_refused_once_and_the_watching_goes_on(case: str, re
     path = registry / "c.json"
     text = path.read_bytes()
     with ChannelWatch(registry) as watch:
-        until(watch, "appeared c")
+        watch.changes()
         forge(case, path)
         (event,) = (event for event in until(watch, "refused c") if said(event) == "refused c")
         assert event.reason is not None
