@@ -31,6 +31,7 @@ from typing import Generic, Self, TypeVar
 from sipc.channel import open_receiver as _open_receiver
 from sipc.channel import open_sender as _open_sender
 from sipc.endpoint import COPY_PIECE, Endpoint
+from sipc.endpoint_policy import EndpointPolicy
 from sipc.errors import Busy, ChannelNotFound, EndOfStream, Timeout
 from sipc.proto.sender import Resumption
 from sipc.receiver import Block, Receiver
@@ -70,12 +71,17 @@ class _Opening(AbstractAsyncContextManager[_End, None], Generic[_End]):
 
 
 def open_sender(
-    name: str, *, registry: str | os.PathLike[str] | None = None, timeout: float | None = None
+    name: str,
+    *,
+    registry: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    key: str | os.PathLike[str] | None = None,
+    policy: EndpointPolicy | None = None,
 ) -> _Opening[AsyncSender]:
     """Open the sending end: `await` it, or use it in `async with`.  Arguments and errors as `sipc.open_sender`."""
 
     def attempt() -> AsyncSender:
-        return AsyncSender(_open_sender(name, registry=registry, timeout=0))
+        return AsyncSender(_open_sender(name, registry=registry, timeout=0, key=key, policy=policy))
 
     return _Opening(lambda: _opened(name, registry, timeout, attempt).__await__())
 
@@ -86,11 +92,15 @@ def open_receiver(
     cursor: str | os.PathLike[str] | None = None,
     registry: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
+    key: str | os.PathLike[str] | None = None,
+    policy: EndpointPolicy | None = None,
+    peer: EndpointPolicy | None = None,
 ) -> _Opening[AsyncReceiver]:
     """Open the receiving end: `await` it, or use it in `async with`.  The rest as `sipc.open_receiver`."""
 
     def attempt() -> AsyncReceiver:
-        return AsyncReceiver(_open_receiver(name, cursor=cursor, registry=registry, timeout=0))
+        end = _open_receiver(name, cursor=cursor, registry=registry, timeout=0, key=key, policy=policy, peer=peer)
+        return AsyncReceiver(end)
 
     return _Opening(lambda: _opened(name, registry, timeout, attempt).__await__())
 

@@ -14,11 +14,13 @@ import zlib
 
 from sipc.cursor import Cursor
 from sipc.endpoint import COPY_PIECE, Endpoint, Parts
-from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, Timeout
+from sipc.endpoint_policy import EndpointPolicy, LastSender, Verdict
+from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, SpecError, Timeout
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.receiver import ReceiverEvent, ReceiverMachine
 from sipc.proto.segment import Segment
-from sipc.spec import Transport
+from sipc.proto.tags import Tags
+from sipc.spec import TAG_SIZE, Backend, Enforcement, Transport
 
 __all__ = ("BlockReceiver",)
 
@@ -29,11 +31,21 @@ _BLOCK, _END = int(ReceiverEvent.BLOCK), int(ReceiverEvent.END)
 class BlockReceiver(Endpoint):
     """What `Receiver` is built on."""
 
-    def __init__(self, parts: Parts, cursor: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        cursor: str | os.PathLike[str] | None = None,
+        tags: Tags | None = None,
+        peer: EndpointPolicy | None = None,
+    ) -> None:
         super().__init__(parts)
+        self._tags = tags
+        self._verified = b""  # where blocks have tags: the copy that was verified, which alone is handed on
         self._segment: Segment | None = None
         self._cursor: Cursor | None = None
         self._queue = parts.queue
+        self._peer = None if peer is None else self._last_sender(peer)
+        self._judged = 0  # the block that was last in hand when its sender was judged
         self._taken = False  # the caller has what the machine holds
         spec, epoch = parts.spec, parts.descriptor.epoch
         if cursor is not None:
@@ -47,6 +59,7 @@ class BlockReceiver(Endpoint):
             max_message=spec.max_message,
             cursor=self._cursor.seq if self._cursor is not None else None,
             record_bytes=sum(map(len, kept)) if kept else None,
+            verify=None if tags is None else self._verify,
         )
         self._waits_for_segment = spec.transport is Transport.SEGMENT
         self._attach()
@@ -96,6 +109,8 @@ class BlockReceiver(Endpoint):
         machine = self._machine
         if machine.holding:
             if not self._taken:
+                if self._peer is not None:
+                    self._judge_sender()
                 return  # a call before this one was interrupted after consuming it
             self._finish_block()
         if machine.ended:
@@ -109,6 +124,8 @@ class BlockReceiver(Endpoint):
             if event == _END:
                 raise self._end()
             if event:
+                if self._peer is not None:
+                    self._judge_sender()
                 return
         receive = self._queue.receive
         while not self._consume(receive(None if deadline is None else max(0.0, deadline - time.monotonic()))):
@@ -125,11 +142,56 @@ class BlockReceiver(Endpoint):
             self._look_for_segment(got[0])
         event = self._machine.feed(*got)
         if event == _BLOCK:
+            if self._peer is not None:
+                self._judge_sender()
             return True
         self._queue.done()
         if event == _END:
             raise self._end()
         return False
+
+    def _last_sender(self, policy: EndpointPolicy) -> LastSender:
+        """Who sent last, to be judged.  Raises `SpecError` where that may not be asked or can not be told."""
+        spec = self._parts.spec
+        if spec.enforcement is not Enforcement.DAC:
+            raise SpecError(
+                f"channel {self.name!r}: who sent last is shown by IPC_STAT, which no end may call under "
+                "enforcement = 'selinux': there the policy says who may send; leave the peer policy out"
+            )
+        if spec.backend is not Backend.SYSV:
+            raise SpecError(
+                f"channel {self.name!r}: only System V queues tell who sent last: use backend = 'sysv', or tags"
+            )
+        return LastSender(policy, self._queue)
+
+    def check_peer(self, policy: EndpointPolicy) -> Verdict:
+        """Judge the process that put the last message on the queue; raises `Denied`, naming every rule that it failed.
+
+        For `enforcement = "dac"` and System V alone, else `SpecError`: it looks at the queue (IPC_STAT).
+        """
+        if self._barred is not None:
+            raise self._refuse()
+        sender = self._last_sender(policy)
+        try:
+            verdict = sender.verdict()
+        finally:
+            sender.close()
+        verdict.require(f"channel {self.name!r}: the process that sent last")
+        return verdict
+
+    def _judge_sender(self) -> None:
+        """Before a block is handed on: whoever sent last must be whom the peer policy allows."""
+        machine = self._machine
+        if self._peer is None or self._judged == machine.seq:
+            return
+        verdict = self._peer.verdict()
+        if not verdict.allowed:
+            machine.fail(
+                RemoteProtocolError(
+                    "last sender", verdict.pid, f"a process that the peer policy allows ({'; '.join(verdict.refusals)})"
+                )
+            )
+        self._judged = machine.seq
 
     def _look_for_segment(self, message: bytes) -> None:
         self._parts.attach_late()
@@ -147,32 +209,47 @@ class BlockReceiver(Endpoint):
             )
         return EndOfStream(f"channel {self.name!r}: the sender closed its stream")
 
-    def _view(self) -> memoryview:
-        """The block in hand, where it lies."""
-        machine = self._machine
+    def _verify(self, seq: int, slot: int, length: int, flags: int) -> None:
+        """Copy a block and its tag out of shared memory, where they can still change, then judge the copy."""
+        end = length + TAG_SIZE
         if self._segment is not None:
-            return self._segment.slots[machine.slot][: machine.length]
+            whole = self._segment.slots[slot]
+            payload, tag = _gathered(whole, length), bytes(whole[length:end])
+        else:
+            message = self._in_queue()
+            payload, tag = message[CONTROL_SIZE : CONTROL_SIZE + length], message[CONTROL_SIZE + length :]
+        if self._tags is not None:
+            self._tags.check(seq, flags, payload, tag)
+        self._verified = payload
+
+    def _in_queue(self) -> bytes:
+        """The message last received, in the queue transport."""
         got = self._queue.receive(0)
         if got is None:
             raise SipcError("the block in hand is gone; please report this as a bug")
-        return memoryview(got[0])[CONTROL_SIZE:]
+        return got[0]
+
+    def _view(self) -> memoryview:
+        """The block in hand, where it lies; with tags: the verified copy of it."""
+        machine = self._machine
+        if self._tags is not None:
+            return memoryview(self._verified)
+        if self._segment is not None:
+            return self._segment.slots[machine.slot][: machine.length]
+        return memoryview(self._in_queue())[CONTROL_SIZE:]
 
     def _copy(self) -> bytes:
         """A private copy of the block in hand, its checksum verified."""
         machine = self._machine
-        length = machine.length
-        if self._segment is None:
+        if self._tags is not None:
+            copy = self._verified
+        elif self._segment is None:
             with self._view() as view:
                 copy = bytes(view)
-        elif length > COPY_PIECE:
-            # In pieces; and BytesIO hands out its buffer as bytes as it is, where a second copy would hold the
-            # interpreter lock throughout.
-            gathered, slot = io.BytesIO(), self._segment.slots[machine.slot]
-            for start in range(0, length, COPY_PIECE):
-                gathered.write(slot[start : min(start + COPY_PIECE, length)])
-            copy = gathered.getvalue()
+        elif machine.length > COPY_PIECE:
+            copy = _gathered(self._segment.slots[machine.slot], machine.length)
         else:
-            copy = bytes(self._segment.slots[machine.slot][:length])
+            copy = bytes(self._segment.slots[machine.slot][: machine.length])
         if machine.crc:
             self._check_sum(zlib.crc32(copy))
         return copy
@@ -186,4 +263,18 @@ class BlockReceiver(Endpoint):
             self._segment.release()
         if self._cursor is not None:
             self._cursor.close()
+        if self._peer is not None:
+            self._peer.close()
         super()._let_go(why)
+
+
+def _gathered(slot: memoryview, length: int) -> bytes:
+    """A private copy of the first bytes of a slot."""
+    if length <= COPY_PIECE:
+        return bytes(slot[:length])
+    # In pieces; and BytesIO hands out its buffer as bytes as it is, where a second copy would hold the interpreter
+    # lock throughout.
+    gathered = io.BytesIO()
+    for start in range(0, length, COPY_PIECE):
+        gathered.write(slot[start : min(start + COPY_PIECE, length)])
+    return gathered.getvalue()

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import os
 
-from sipc.endpoint import open_parts
+from sipc import keyfile
+from sipc.endpoint import Parts, open_parts
+from sipc.endpoint_policy import EndpointPolicy
+from sipc.errors import SpecError
+from sipc.proto.tags import Tags
 from sipc.receiver import Receiver
 from sipc.sender import Sender
 from sipc.spec import Role
@@ -14,7 +18,12 @@ __all__ = ("open_receiver", "open_sender")
 
 
 def open_sender(
-    name: str, *, registry: str | os.PathLike[str] | None = None, timeout: float | None = None
+    name: str,
+    *,
+    registry: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    key: str | os.PathLike[str] | None = None,
+    policy: EndpointPolicy | None = None,
 ) -> Sender:
     """Open the sending end of channel `name`; use it as a context manager.
 
@@ -22,13 +31,18 @@ def open_sender(
     `$XDG_RUNTIME_DIR/sipc`.  Waits up to `timeout` seconds (None: for ever, 0: not at all) until the helper has
     published the channel, so start order does not matter.
 
+    `key` names the file with the key of a channel whose definition has a `tag`, and must be given for such a channel
+    and for no other.  `policy` is what this process must be itself: `Denied` names every rule that it fails, before
+    anything of the channel is touched.
+
     `Sender.resumption` tells what became of a predecessor's last block.  Raises `Busy` when another process is
     the sender, `Denied`, `RegistryError` for a descriptor not to be trusted, `ChannelNotFound` (timeout 0) or
     `Timeout`, `KernelError`.
     """
+    secret = _before(name, Role.SENDER, key, policy)
     parts = open_parts(name, Role.SENDER, registry, timeout)
     try:
-        return Sender(parts)
+        return Sender(parts, _tags(parts, secret))
     except BaseException:
         parts.close()
         raise
@@ -40,16 +54,47 @@ def open_receiver(
     cursor: str | os.PathLike[str] | None = None,
     registry: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
+    key: str | os.PathLike[str] | None = None,
+    policy: EndpointPolicy | None = None,
+    peer: EndpointPolicy | None = None,
 ) -> Receiver:
     """Open the receiving end of channel `name`; use it as a context manager and iterate it for messages.
 
     `cursor` names a file of this receiver's own (made if it is not there) that keeps the last finished block:
     with it a restarted receiver misses nothing and repeats nothing that it had finished.  Without, it starts
-    with whatever comes next.  The rest as in `open_sender`.
+    with whatever comes next.
+
+    `peer` is what the process must be that sent last, looked at before each block is handed on; it must still live
+    then.  For `enforcement = "dac"` and System V alone, as it takes IPC_STAT.  A process that it refuses is a
+    `RemoteProtocolError`.  The end of a stream is not looked at: only a tag shows whose it is.  The rest as in
+    `open_sender`.
     """
+    secret = _before(name, Role.RECEIVER, key, policy)
     parts = open_parts(name, Role.RECEIVER, registry, timeout)
     try:
-        return Receiver(parts, cursor)
+        return Receiver(parts, cursor, _tags(parts, secret), peer)
     except BaseException:
         parts.close()
         raise
+
+
+def _before(
+    name: str, role: Role, key: str | os.PathLike[str] | None, policy: EndpointPolicy | None
+) -> bytes | None:
+    """What comes before anything is opened: this process by its policy, and the key."""
+    if policy is not None:
+        policy.check_self(f"channel {name!r}: opening it as {role}")
+    return None if key is None else keyfile.load(key)
+
+
+def _tags(parts: Parts, secret: bytes | None) -> Tags | None:
+    """Tags exactly where the channel has them: no end may take one for the other."""
+    spec = parts.spec
+    if spec.tag is not None and secret is None:
+        raise SpecError(f"channel {spec.name!r} has tag = {spec.tag.value!r}: give key=FILE (--key FILE), its key file")
+    if spec.tag is None and secret is not None:
+        raise SpecError(
+            f"channel {spec.name!r} has no tags, so a key protects nothing: put tag = 'blake2b' into its definition "
+            "and create it anew, or leave the key out"
+        )
+    return None if secret is None else Tags(secret, parts.descriptor.epoch)

@@ -24,6 +24,7 @@ from sipc.spec import (
     Geometry,
     Principal,
     SegmentCreator,
+    Tag,
     Transport,
     Wire,
     check_name,
@@ -41,6 +42,7 @@ _ENUMS: dict[str, type[StrEnum]] = {
     "transport": Transport,
     "backend": Backend,
     "segment_creator": SegmentCreator,
+    "tag": Tag,
     "enforcement": Enforcement,
 }
 _INTEGERS = ("slots", "depth", "slot_size", "max_message")

@@ -20,13 +20,14 @@ from sipc.spec import (
     Geometry,
     Principal,
     SegmentCreator,
+    Tag,
     Transport,
     Wire,
 )
 
 __all__ = ("Descriptor",)
 
-SCHEMA = 1
+SCHEMA = 2  # 2: tag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class Descriptor:
             "segment_creator": spec.segment_creator,
             "enforcement": spec.enforcement,
             "checksum": spec.checksum,
+            "tag": spec.tag,
             "max_message": spec.max_message,
             "key_path": spec.key_path,
             "channel_type": spec.channel_type,
@@ -99,6 +101,7 @@ class Descriptor:
                 segment_creator=SegmentCreator(reader.take("segment_creator", str)),
                 enforcement=Enforcement(reader.take("enforcement", str)),
                 checksum=reader.take("checksum", bool),
+                tag=None if (tag := reader.take("tag", str, type(None))) is None else Tag(tag),
                 max_message=reader.take("max_message", int),
                 key_path=reader.take("key_path", str, type(None)),
                 channel_type=reader.take("channel_type", str, type(None)),

@@ -84,6 +84,8 @@ def account(descriptor: Descriptor) -> Account:
     if spec.enforcement is Enforcement.SELINUX:
         return _account_selinux(spec)
     holds: list[str] = ["sipc's own code: a sender can not receive and a receiver can not send"]
+    if spec.tag is not None:
+        holds.append(f"tags ({spec.tag}): a receiver takes no block that was not made with the channel's key")
     left = ["the queue being full for a while is visible to the sender (inherent)"]
     sender, receiver = spec.sender, spec.receiver
     if sender.uid is not None and receiver.uid is not None and sender.uid != receiver.uid:

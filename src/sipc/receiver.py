@@ -6,7 +6,8 @@ calls `finish()`, or leaves the `with` block without an exception.  Only then th
 slot may be used again.  What a field may be is judged in `proto/receiver.py`.
 
 Messages are private copies: a sender that keeps writing to the segment can change what is copied, never what
-was handed on.  `unsafe_borrow` is the one way to look at the shared bytes in place.
+was handed on.  `unsafe_borrow` is the one way to look at the shared bytes in place; where blocks have tags there is
+none, and it shows the verified copy.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from types import TracebackType
 
 from sipc.blocks import BlockReceiver
 from sipc.endpoint import _IN_USE, COPY_PIECE, Parts, copy_in_pieces, flat
+from sipc.endpoint_policy import EndpointPolicy
 from sipc.errors import EndOfStream, RemoteProtocolError, SipcError, SpecError
 from sipc.proto import records as packing
 from sipc.proto.control import Flag
 from sipc.proto.receiver import ReceiverEvent
+from sipc.proto.tags import Tags
 
 __all__ = ("Block", "Receiver")
 
@@ -51,8 +54,14 @@ class Receiver(BlockReceiver):
     arrived of a large message is kept, and the next call goes on.
     """
 
-    def __init__(self, parts: Parts, cursor: str | os.PathLike[str] | None = None) -> None:
-        super().__init__(parts, cursor)
+    def __init__(
+        self,
+        parts: Parts,
+        cursor: str | os.PathLike[str] | None = None,
+        tags: Tags | None = None,
+        peer: EndpointPolicy | None = None,
+    ) -> None:
+        super().__init__(parts, cursor, tags, peer)
         self._records: list[bytes] = []  # records of the block in hand
         self._next_record = 0
 
@@ -228,7 +237,8 @@ class Receiver(BlockReceiver):
             deadline = None if timeout is None else time.monotonic() + timeout
             target = flat(buffer)
             machine, queue, size = self._machine, self._queue, target.nbytes
-            plain = deadline is None and self._cursor is None and self.spec.geometry.slot_size <= COPY_PIECE
+            plain = deadline is None and self._cursor is None and self._tags is None
+            plain = plain and self.spec.geometry.slot_size <= COPY_PIECE
             done = 0
             try:
                 for part in self._parts_of_message:

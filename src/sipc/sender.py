@@ -28,7 +28,8 @@ from sipc.proto import records as packing
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.segment import Segment
 from sipc.proto.sender import Resumption, SenderMachine, SenderState
-from sipc.spec import SegmentCreator, Transport
+from sipc.proto.tags import Tags
+from sipc.spec import TAG_SIZE, SegmentCreator, Transport
 
 __all__ = ("Buffer", "Reservation", "Sender")
 
@@ -56,8 +57,9 @@ class Sender(Endpoint):
     `timeout` is in seconds everywhere: None waits for ever, 0 does not wait.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, tags: Tags | None = None) -> None:
         super().__init__(parts)
+        self._tags = tags
         spec, epoch = parts.spec, parts.descriptor.epoch
         self._segment: Segment | None = None
         if spec.transport is Transport.SEGMENT and parts.memory is not None:
@@ -81,8 +83,8 @@ class Sender(Endpoint):
             self._state[1] = self._state[2] = self._state[4] = 0
         self._state[0] = epoch
         self._queue = parts.queue
-        self._slot_size = spec.geometry.slot_size
-        self._one_block = min(spec.geometry.slot_size, spec.max_message)
+        self._block_size = spec.block_size
+        self._one_block = min(spec.block_size, spec.max_message)
         self._padding = b"" if self._segment is not None else bytes(limits.message_size(spec) - CONTROL_SIZE)
         self._noop = self._machine.noop + self._padding
         self._interrupted = False
@@ -166,7 +168,7 @@ class Sender(Endpoint):
 
     def _pieces(self, view: memoryview) -> Iterator[tuple[memoryview, int]]:
         """The blocks of a message larger than a slot, with their flags."""
-        size, step = view.nbytes, self._slot_size
+        size, step = view.nbytes, self._block_size
         if size > self._parts.spec.max_message:
             raise SpecError(
                 f"a message of {size} bytes is larger than max_message = {self._parts.spec.max_message} "
@@ -229,8 +231,16 @@ class Sender(Endpoint):
                 copy_in_pieces(target, memoryview(view), size)
             if self._parts.spec.checksum:
                 crc = zlib.crc32(view)
+            if self._tags is not None:
+                # Of the caller's bytes, never of those in the slot, which a squatter may have changed by now.
+                end = size + TAG_SIZE
+                target[size:end] = self._tags.make(machine.last + 1, flags, view)
+                size = end
             machine.commit(size, flags, crc)
         else:
+            if self._tags is not None:
+                view = bytes(view) + self._tags.make(machine.last + 1, flags, view)
+                size += TAG_SIZE
             self._state[1], self._state[2] = machine.last + 1, int(bool(flags & _CLOSE))
             machine.commit(size, flags, 0, view)
         self._committed()
@@ -243,10 +253,10 @@ class Sender(Endpoint):
             self._plain = self._is_plain()
 
     def _is_plain(self) -> bool:
-        """Whether blocks can go in `_run`: small enough to copy at once, without checksum or RESTART."""
+        """Whether blocks can go in `_run`: small enough to copy at once, without checksum, tag or RESTART."""
         spec = self._parts.spec
         plain = self._segment is not None and not spec.checksum and not self._first_flags
-        return plain and self._slot_size <= COPY_PIECE
+        return plain and self._tags is None and self._block_size <= COPY_PIECE
 
     def _announce(self, timeout: float | None) -> bool:
         """Transmit the pending message; False when the queue took it not in time (it stays pending)."""
@@ -330,7 +340,7 @@ class Sender(Endpoint):
     def reserve(self, size: int, timeout: float | None = None) -> Iterator[Reservation]:
         """Fill a slot in place: `with sender.reserve(n) as slot: file.readinto(slot.view)`.
 
-        `size` is at most slot_size bytes.  Leaving the block sends `slot.length` bytes of `slot.view` as one
+        `size` is at most `spec.block_size` bytes.  Leaving the block sends `slot.length` bytes of `slot.view` as one
         message; an exception inside sends nothing.  The view is unusable afterwards.
         """
         with self._exclusive():
@@ -339,6 +349,16 @@ class Sender(Endpoint):
             deadline = None if timeout is None else time.monotonic() + timeout
             if not self._prepare(timeout):
                 raise Timeout(f"channel {self.name!r}: the receiver did not free a slot in time")
+            if self._tags is not None:
+                # In private: whatever a squatter wrote into a slot while it was filled would be tagged as ours.
+                buffer = bytearray(size)
+                with memoryview(buffer) as private:
+                    held = Reservation(private)
+                    yield held
+                self._check_length(held.length, size)
+                self._store(memoryview(buffer)[: held.length], held.length, held._flags)
+                self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                return
             self._interrupted = True
             slot = self._machine.begin()
             segment = self._segment
@@ -354,13 +374,20 @@ class Sender(Endpoint):
             self._commit_reserved(held, size)
             self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
+    @staticmethod
+    def _check_length(length: int, size: int) -> None:
+        if not 0 <= length <= size:
+            raise SpecError(f"reservation length {length} is not within the {size} bytes reserved")
+
     def _commit_reserved(self, held: Reservation, size: int) -> None:
         length, machine = held.length, self._machine
-        if not 0 <= length <= size:
+        try:
+            self._check_length(length, size)
+        except SpecError:
             held.view.release()
             machine.abandon()
             self._interrupted = False
-            raise SpecError(f"reservation length {length} is not within the {size} bytes reserved")
+            raise
         crc = 0
         if self._parts.spec.checksum and self._segment is not None:
             crc = zlib.crc32(held.view[:length]) if held._crc is None else held._crc

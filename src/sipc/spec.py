@@ -22,6 +22,7 @@ __all__ = (
     "Principal",
     "Role",
     "SegmentCreator",
+    "Tag",
     "Transport",
     "Wire",
     "check_name",
@@ -40,6 +41,9 @@ MAX_SLOTS = 0xFFFF
 MAX_DEPTH = 512
 # Larger blocks lose speed (DESIGN 11): 1 GiB is already far past any use.
 MAX_SLOT_SIZE = 1 << 30
+# 128 bits: a forger's guess is right once in 2**128 tries, and the first wrong one ends the receiver (NIST SP 800-107
+# allows MAC tags from 64 bits on).
+TAG_SIZE = 16
 # Receiving one message must not take all memory: the sender is not trusted.
 DEFAULT_MAX_MESSAGE = 1 << 30
 
@@ -71,6 +75,12 @@ class Enforcement(enum.StrEnum):
 
     SELINUX = "selinux"
     DAC = "dac"
+
+
+class Tag(enum.StrEnum):
+    """How each block shows that its sender has the channel's key; the key itself is in no description."""
+
+    BLAKE2B = "blake2b"
 
 
 class SegmentCreator(enum.StrEnum):
@@ -147,6 +157,7 @@ class ChannelSpec:
     segment_creator: SegmentCreator = SegmentCreator.HELPER
     enforcement: Enforcement = Enforcement.SELINUX
     checksum: bool = False
+    tag: Tag | None = None
     max_message: int = DEFAULT_MAX_MESSAGE
     key_path: str | None = None  # libsipc wire only: the path given to ftok(3)
     channel_type: str | None = None  # SELinux type of the queue and segment, C in DESIGN 9
@@ -163,10 +174,32 @@ class ChannelSpec:
         if self.segment_creator is SegmentCreator.SENDER and self.transport is Transport.QUEUE:
             raise SpecError("transport = 'queue' has no segment: remove segment_creator")
 
+        if self.tag is not None:
+            self._check_tag()
+
+    @property
+    def tag_size(self) -> int:
+        """Bytes at the end of each block that are its tag."""
+        return 0 if self.tag is None else TAG_SIZE
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of messages that one block holds: a slot, less the tag."""
+        return self.geometry.slot_size - self.tag_size
+
     @property
     def label(self) -> str:
         """The channel as a message names it."""
         return self.source or f"channel {self.name!r}"
+
+    def _check_tag(self) -> None:
+        if self.checksum:
+            raise SpecError("a tag covers what a checksum would, and more: remove checksum or tag")
+        if self.geometry.slot_size <= TAG_SIZE:
+            raise SpecError(
+                f"slot_size = {self.geometry.slot_size} has no room for a message beside its tag: "
+                f"give at least {TAG_SIZE + 1} bytes, or remove tag"
+            )
 
     def _check_libsipc(self) -> None:
         if self.key_path is None:
@@ -177,6 +210,8 @@ class ChannelSpec:
             raise SpecError("wire = 'libsipc' has one slot and one message: set slots = 1, depth = 1")
         if self.checksum:
             raise SpecError("wire = 'libsipc' carries no checksum: remove checksum")
+        if self.tag is not None:
+            raise SpecError("wire = 'libsipc' carries no tag: remove tag")
 
 
 def modes(spec: ChannelSpec) -> tuple[int | None, int | None, int, int]:

@@ -74,7 +74,7 @@ FORGED = {
     "mode 0646": "writable by others",
     "registry mode 0770": "writable by others",
     "registry mode 0707": "writable by others",
-    "schema": "schema is not 1",
+    "schema": "schema is not 2",
     "no schema": "schema is missing",
     "another's name": "describes 'd', not 'c'",
     "unknown key": "surprise",

@@ -10,12 +10,14 @@ from sipc.spec import (
     MAX_DEPTH,
     MAX_SLOT_SIZE,
     MAX_SLOTS,
+    TAG_SIZE,
     Backend,
     ChannelSpec,
     Enforcement,
     Geometry,
     Principal,
     SegmentCreator,
+    Tag,
     Transport,
     Wire,
 )
@@ -172,6 +174,7 @@ def channel_specs(draw: st.DrawFn) -> ChannelSpec:
     wire = draw(st.sampled_from(Wire))
     transport = draw(st.sampled_from(Transport))
     libsipc = wire is Wire.LIBSIPC
+    tag = None if libsipc else draw(st.sampled_from([None, Tag.BLAKE2B]))
     sender, receiver = draw(_principals()), draw(_principals())
     if sender.gid == receiver.gid and sender.uid != receiver.uid and sender.gid is not None:
         receiver = Principal(uid=sender.uid, gid=sender.gid, type=receiver.type)  # two users are in two groups
@@ -183,13 +186,14 @@ def channel_specs(draw: st.DrawFn) -> ChannelSpec:
         geometry=Geometry(
             slots=1 if libsipc else draw(st.integers(1, MAX_SLOTS)),
             depth=1 if libsipc else draw(st.integers(1, MAX_DEPTH)),
-            slot_size=draw(st.integers(1, MAX_SLOT_SIZE)),
+            slot_size=draw(st.integers(1 if tag is None else TAG_SIZE + 1, MAX_SLOT_SIZE)),
         ),
         segment_creator=(
             SegmentCreator.HELPER if transport is Transport.QUEUE else draw(st.sampled_from(SegmentCreator))
         ),
         enforcement=draw(st.sampled_from(Enforcement)),
-        checksum=not libsipc and draw(st.booleans()),
+        checksum=not libsipc and tag is None and draw(st.booleans()),
+        tag=tag,
         max_message=draw(st.integers(1, (1 << 63) - 1)),
         key_path=draw(_texts) if libsipc else None,
         channel_type=draw(st.none() | _texts),

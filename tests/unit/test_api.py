@@ -28,7 +28,7 @@ MODULES = [
     if not info.name.endswith("__main__")
 ]
 SENDING = {"send", "send_many", "reserve", "flush", "abort", "pending", "resumption"}
-RECEIVING = {"receive", "receive_many", "receive_into", "unsafe_borrow", "finish", "sender_restarted"}
+RECEIVING = {"receive", "receive_many", "receive_into", "unsafe_borrow", "finish", "sender_restarted", "check_peer"}
 BOTH = {"name", "epoch", "spec", "closed", "fileno", "close", "confine", "last_seq"}
 
 
@@ -155,7 +155,7 @@ def test_every_wait_can_be_bounded(kind: type) -> None:
     """`timeout` is in seconds, last, and None unless given."""
     for name in public(kind) & (SENDING | RECEIVING):
         function = inspect.getattr_static(kind, name)
-        if isinstance(function, property) or name in ("finish", "abort", "confine"):
+        if isinstance(function, property) or name in ("finish", "abort", "confine", "check_peer"):
             continue
         parameters = list(inspect.signature(function).parameters.values())
         assert (parameters[-1].name, parameters[-1].default) == ("timeout", None), name

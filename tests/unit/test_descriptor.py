@@ -74,10 +74,10 @@ def test_a_descriptor_reads_back_as_it_was_written(descriptor: Descriptor) -> No
 def test_the_schema_is_these_keys() -> None:
     """A reader of another version knows by the number; keys never change within one."""
     found = document()
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert list(found) == [
         "schema", "name", "epoch", "wire", "transport", "backend", "keys", "geometry", "segment_creator",
-        "enforcement", "checksum", "max_message", "key_path", "channel_type", "sender", "receiver", "creator_uid",
+        "enforcement", "checksum", "tag", "max_message", "key_path", "channel_type", "sender", "receiver", "creator_uid",
         "ipc_namespace", "created",
     ]  # fmt: skip
     assert list(found["keys"]) == ["queue", "segment"]
@@ -86,15 +86,15 @@ def test_the_schema_is_these_keys() -> None:
     assert found["receiver"] == {"uid": None, "gid": None, "type": None}
 
 
-@pytest.mark.parametrize("schema", [0, 2, -1, 1 << 70])
+@pytest.mark.parametrize("schema", [0, 1, 3, -1, 1 << 70])
 def test_another_schema_is_not_guessed_at(schema: int) -> None:
     """Even when all the rest looks right; the remedy is named."""
     message = refusal({**document(), "schema": schema})
-    assert "schema is not 1" in message
+    assert "schema is not 2" in message
     assert "create the channel anew" in message
 
 
-@pytest.mark.parametrize("schema", ["1", 1.0, True, None, [1]], ids=repr)
+@pytest.mark.parametrize("schema", ["2", 2.0, True, None, [2]], ids=repr)
 def test_a_schema_that_is_no_number_is_refused(schema: object) -> None:
     """True is not 1."""
     assert "schema = " in refusal({**document(), "schema": schema})
@@ -130,7 +130,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("slots", "depth", "slot_size"), (int,)),
     **dict.fromkeys(("name", "wire", "transport", "backend", "segment_creator", "enforcement", "queue"), (str,)),
     **dict.fromkeys(("keys", "geometry", "sender", "receiver"), (dict,)),
-    **dict.fromkeys(("key_path", "channel_type", "segment", "type"), (str, NONE)),
+    **dict.fromkeys(("key_path", "channel_type", "segment", "tag", "type"), (str, NONE)),
     **dict.fromkeys(("uid", "gid"), (int, NONE)),
     "checksum": (bool,),
 }

@@ -138,6 +138,7 @@ def _row(place: Path, descriptor: Descriptor) -> dict[str, Any]:
         "slots": spec.geometry.slots,
         "depth": spec.geometry.depth,
         "slot_size": spec.geometry.slot_size,
+        "tag": spec.tag,
         "enforcement": spec.enforcement,
     }
 
@@ -241,6 +242,10 @@ _confine = click.option(
     "--confine", is_flag=True, help="Give up, by seccomp filters, the system calls that this end has no use for."
 )
 
+_key = click.option(
+    "--key", type=click.Path(dir_okay=False, path_type=Path), help="Key file of a channel whose definition has a tag."
+)
+
 
 @cli.command(epilog=_helpful("Examples: sipc send feed FILE;  tar c DIR | sipc send feed"))
 @click.argument("name")
@@ -249,14 +254,15 @@ _confine = click.option(
 @_wait
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
 @_confine
+@_key
 @_json
 def send(
     name: str, file: Path | None, registry: Path | None, wait: float | None, no_progress: bool, confine: bool,
-    as_json: bool,
+    key: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Send FILE (default: standard input) as one stream; its end is announced, or that it was cut."""
     shown = not no_progress and sys.stderr.isatty()
-    count = streams.send(name, file, registry, wait, progress=shown, confine=confine)
+    count = streams.send(name, file, registry, wait, progress=shown, confine=confine, key=key)
     if as_json:
         _print_json({"name": name, "bytes": count, "ok": True})
     return Exit.OK
@@ -272,10 +278,11 @@ def send(
               "run again, this goes on there.  Only with standard output, a pipe or a device.")
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
 @_confine
+@_key
 @_json
 def recv(
     name: str, file: Path | None, registry: Path | None, wait: float | None, timeout: float | None,
-    cursor: Path | None, no_progress: bool, confine: bool, as_json: bool,
+    cursor: Path | None, no_progress: bool, confine: bool, key: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Receive one stream into FILE (default: standard output).
 
@@ -284,7 +291,7 @@ def recv(
     if as_json and file is None:
         raise click.UsageError("--json needs FILE: standard output is the stream's")
     shown = not no_progress and sys.stderr.isatty()
-    count = streams.receive(name, file, registry, wait, timeout, cursor, progress=shown, confine=confine)
+    count = streams.receive(name, file, registry, wait, timeout, cursor, progress=shown, confine=confine, key=key)
     if as_json:
         _print_json({"name": name, "bytes": count, "ok": True})
     return Exit.OK

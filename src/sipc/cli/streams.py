@@ -82,29 +82,29 @@ def end_in_order() -> None:
             signal.signal(number, _terminated)
 
 
-def _opened_sender(name: str, registry: Path | None, wait: float | None) -> Sender:
+def _opened_sender(name: str, registry: Path | None, wait: float | None, key: Path | None) -> Sender:
     try:
-        return open_sender(name, registry=registry, timeout=_PATIENCE if wait is None else wait)
+        return open_sender(name, registry=registry, timeout=_PATIENCE if wait is None else wait, key=key)
     except (Timeout, ChannelNotFound):
         if wait is not None:
             raise
     click.echo(f"sipc: waiting for channel {name!r} to be created", err=True)
-    return open_sender(name, registry=registry)
+    return open_sender(name, registry=registry, key=key)
 
 
 def send(name: str, file: Path | None, registry: Path | None, wait: float | None, *, progress: bool,
-         confine: bool = False) -> int:  # fmt: skip
+         confine: bool = False, key: Path | None = None) -> int:  # fmt: skip
     """Send one file or standard input; returns the bytes sent."""
     end_in_order()
     source, total = _standard(sys.stdin, "input") if file is None else _opened(file)
     what = "standard input" if file is None else str(file)
     with (
         _Progress(f"send {name}", total, shown=progress) as shown,
-        _opened_sender(name, registry, wait) as sender,
+        _opened_sender(name, registry, wait, key) as sender,
     ):
         if confine:
             sender.confine()
-        size = min(sender.spec.geometry.slot_size, sender.spec.max_message)
+        size = min(sender.spec.block_size, sender.spec.max_message)
         try:
             while True:
                 with sender.reserve(size) as slot:
@@ -154,14 +154,17 @@ def _opened(file: Path) -> tuple[int, int | None]:
     return fd, status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _opened_receiver(name: str, registry: Path | None, wait: float | None, cursor: Path | None) -> Receiver:
+def _opened_receiver(
+    name: str, registry: Path | None, wait: float | None, cursor: Path | None, key: Path | None
+) -> Receiver:
+    patience = _PATIENCE if wait is None else wait
     try:
-        return open_receiver(name, registry=registry, cursor=cursor, timeout=_PATIENCE if wait is None else wait)
+        return open_receiver(name, registry=registry, cursor=cursor, timeout=patience, key=key)
     except (Timeout, ChannelNotFound):
         if wait is not None:
             raise
     click.echo(f"sipc: waiting for channel {name!r} to be created", err=True)
-    return open_receiver(name, registry=registry, cursor=cursor)
+    return open_receiver(name, registry=registry, cursor=cursor, key=key)
 
 
 def receive(
@@ -174,6 +177,7 @@ def receive(
     *,
     progress: bool,
     confine: bool = False,
+    key: Path | None = None,
 ) -> int:
     """Receive one stream to a file or to standard output; returns the bytes received.
 
@@ -193,7 +197,7 @@ def receive(
         _check_folder(file)
     with (
         _Progress(f"recv {name}", None, shown=progress) as shown,
-        _opened_receiver(name, registry, wait, cursor) as receiver,
+        _opened_receiver(name, registry, wait, cursor, key) as receiver,
     ):
         if confine:
             receiver.confine()

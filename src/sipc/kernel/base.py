@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sipc.errors import Broken, Denied, SipcError
+from sipc.errors import Broken, Denied, SipcError, SpecError
 from sipc.spec import Role
 
 __all__ = ("SPINS", "KernelObjects", "KeyTaken", "Keys", "Memory", "Queue", "attempt", "backoff", "lost", "squatted")
@@ -89,6 +89,14 @@ class Queue(abc.ABC):
     @abc.abstractmethod
     def done(self) -> None:
         """The message last received has been taken care of."""
+
+    def last_sender(self) -> tuple[int, int] | None:
+        """(pid, second since 1970) of the last message that anybody put; None when there was none.
+
+        Never called unless a caller asks by name, and never under SELinux: looking at an object is a way back (IPC_STAT
+        shows more than this).  Raises `SpecError` where the kernel does not tell.
+        """
+        raise SpecError("only System V queues tell who sent last: use backend = 'sysv', or no peer policy")
 
     def fileno(self) -> int | None:
         """A descriptor to poll for readiness, None where the kernel has none (System V)."""

@@ -76,6 +76,7 @@ class _SysvMemory(Memory):
 class _SysvQueue(Queue):
     def __init__(self, queue: Any, obj: str) -> None:
         self._obj = obj
+        self._queue = queue
         self._send = queue.send
         # `for self._got in ...: break` keeps system call and store in C: between them a signal handler that raises
         # can not come, as it could behind an ordinary call, and lose the message.
@@ -160,6 +161,11 @@ class _SysvQueue(Queue):
             raise RemoteProtocolError("message size", "larger than announced", "the size fixed by the wire") from error
         with _translated(syscall, self._obj):
             raise error
+
+    def last_sender(self) -> tuple[int, int] | None:
+        with _translated("msgctl IPC_STAT", self._obj):
+            pid = int(self._queue.last_send_pid)
+            return (pid, int(self._queue.last_send_time)) if pid else None
 
     def done(self) -> None:
         self._got = None

@@ -59,8 +59,8 @@ def encode(kind: int, slot: int, flags: int, epoch: int, seq: int, length: int) 
     return LAYOUT.pack(VERSION, kind, slot, flags, epoch, seq, length)
 
 
-def decode(data: bytes | memoryview, epoch: int) -> tuple[int, int, int, int, int]:
-    """Unpack and check one control message.
+def decode(data: bytes | memoryview, epoch: int, trailer: int = 0) -> tuple[int, int, int, int, int]:
+    """Unpack and check one control message; `trailer` is how many bytes of a block are not its payload (its tag).
 
     Returns (kind, slot, flags, seq, length).  Raises `RemoteProtocolError` naming field, value and bound.
     """
@@ -83,8 +83,8 @@ def decode(data: bytes | memoryview, epoch: int) -> tuple[int, int, int, int, in
         check_flags(flags)
         if not flags & _CLOSE:
             raise RemoteProtocolError("flags", flags, "with CLOSE in a CLOSE message")
-        if length:
-            raise RemoteProtocolError("length", length, "0 in a CLOSE message")
+        if length != trailer:
+            raise RemoteProtocolError("length", length, f"{trailer} in a CLOSE message")
     else:
         raise RemoteProtocolError("kind", kind, "1 (DATA_READY), 2 (NOOP) or 3 (CLOSE)")
     if seq == 0:

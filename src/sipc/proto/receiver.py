@@ -10,13 +10,14 @@ A violation raises `RemoteProtocolError`, is terminal, and nothing of that block
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Never
 
 from sipc.errors import Broken, LocalProtocolError, RemoteProtocolError
 from sipc.proto import control, rule
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.segment import ENTRY_WORDS, HEADER_WORDS, Segment
-from sipc.spec import Geometry
+from sipc.spec import TAG_SIZE, Geometry
 
 __all__ = ("RECEIVER_TABLE", "ReceiverEvent", "ReceiverMachine", "ReceiverState")
 
@@ -72,12 +73,16 @@ class ReceiverMachine:
     `cursor` is the last finished block, None when not known: the first block that arrives then sets it.
     `record_bytes` is how much of an unfinished record a predecessor kept, None if there is none.
 
-    After an event BLOCK: `seq`, `slot`, `length`, `flags`, `crc` describe the block.
+    `verify(seq, slot, length, flags)` is given where blocks have tags: it takes a private copy of the block's `length`
+    bytes and of the tag behind them, and raises `RemoteProtocolError` unless the tag is right.  It is asked before
+    anything of the block is believed, the end of a stream included.
+
+    After an event BLOCK: `seq`, `slot`, `length` (without the tag), `flags`, `crc` describe the block.
     """
 
     __slots__ = (
         "_epoch", "_geometry", "_max_message", "_record_bytes", "_segment", "_skipping",
-        "_slot_size", "_slots", "_state",
+        "_slot_size", "_slots", "_state", "_trailer", "_usual", "_verify",
         "blocks", "crc", "cursor", "cut", "failure", "flags", "length", "restarted", "seq", "slot",
     )  # fmt: skip
 
@@ -90,8 +95,12 @@ class ReceiverMachine:
         max_message: int,
         cursor: int | None = None,
         record_bytes: int | None = None,
+        verify: Callable[[int, int, int, int], None] | None = None,
     ) -> None:
         self._geometry = geometry
+        self._verify = verify
+        self._trailer = 0 if verify is None else TAG_SIZE
+        self._usual = _USUAL_FLAGS if verify is None else ()  # a block with a tag has no short way
         self._slots, self._slot_size = geometry.slots, geometry.slot_size
         self._epoch = epoch
         self._segment = segment
@@ -160,7 +169,7 @@ class ReceiverMachine:
                 and version == _VERSION
                 and kind == 1
                 and (mtype == 1 or mtype is None)
-                and flags in _USUAL_FLAGS
+                and flags in self._usual
                 and epoch == self._epoch
                 and slot == cursor % self._slots
                 and length <= self._slot_size
@@ -190,7 +199,7 @@ class ReceiverMachine:
     def _judge(self, message: bytes, mtype: int | None) -> int:
         segment = self._segment
         head = message[:CONTROL_SIZE] if segment is None else message
-        kind, slot, flags, seq, length = control.decode(head, self._epoch)
+        kind, slot, flags, seq, length = control.decode(head, self._epoch, self._trailer)
         if mtype is not None and mtype != kind:
             raise RemoteProtocolError("mtype", mtype, f"{kind}, the kind of the message")
         if segment is None:
@@ -214,6 +223,8 @@ class ReceiverMachine:
             raise RemoteProtocolError("slot", slot, f"{expected}, the slot of block {seq}")
         if length > size:
             raise RemoteProtocolError("length", length, f"at most {size}, the size of a slot")
+        if length < self._trailer:
+            raise RemoteProtocolError("length", length, f"at least {self._trailer}, the size of a tag")
         known = self.cursor is not None
         cursor = self.cursor if self.cursor is not None else seq - 1
         came = rule.arrival(cursor, seq)
@@ -230,9 +241,11 @@ class ReceiverMachine:
                     (entry_seq, entry_length, entry_flags),
                     f"{(seq, length, flags)}, as announced",
                 )
-        return self._admit(seq, slot, length, flags, crc, known=known)
+        return self._admit(seq, slot, length - self._trailer, flags, crc, known=known)
 
     def _admit(self, seq: int, slot: int, length: int, flags: int, crc: int, *, known: bool) -> int:
+        if self._verify is not None:
+            self._verify(seq, slot, length, flags)
         if flags & _CONTINUED:
             if not known:
                 self._skipping = True
@@ -283,9 +296,10 @@ class ReceiverMachine:
             if entry_seq != seq:
                 return _NOTHING
             control.check_flags(flags)
-            if length > self._geometry.slot_size or (flags & _CLOSE and length):
-                raise RemoteProtocolError("entry length", length, "0 for CLOSE, else within the slot")
-            return self._admit(seq, slot, length, flags, crc, known=True)
+            trailer = self._trailer
+            if not trailer <= length <= self._geometry.slot_size or (flags & _CLOSE and length != trailer):
+                raise RemoteProtocolError("entry length", length, f"{trailer} for CLOSE, else within the slot")
+            return self._admit(seq, slot, length - trailer, flags, crc, known=True)
         except RemoteProtocolError as error:
             self.fail(error)
 
