@@ -52,7 +52,7 @@ def keys_of(spec: ChannelSpec) -> dict[str, object]:
         "max_message": spec.max_message,
         "checksum": spec.checksum,
     }
-    optional = {"key_path": spec.key_path, "type": spec.channel_type}
+    optional = {"key_path": spec.key_path, "type": spec.channel_type, "tag": spec.tag and spec.tag.value}
     found |= {key: value for key, value in optional.items() if value is not None}
     for role, who in (("sender", spec.sender), ("receiver", spec.receiver)):
         parts = {"user": who.uid, "group": who.gid, "type": who.type}

@@ -77,8 +77,8 @@ def test_the_schema_is_these_keys() -> None:
     assert found["schema"] == 2
     assert list(found) == [
         "schema", "name", "epoch", "wire", "transport", "backend", "keys", "geometry", "segment_creator",
-        "enforcement", "checksum", "tag", "max_message", "key_path", "channel_type", "sender", "receiver", "creator_uid",
-        "ipc_namespace", "created",
+        "enforcement", "checksum", "tag", "max_message", "key_path", "channel_type", "sender", "receiver",
+        "creator_uid", "ipc_namespace", "created",
     ]  # fmt: skip
     assert list(found["keys"]) == ["queue", "segment"]
     assert list(found["geometry"]) == ["slots", "depth", "slot_size"]

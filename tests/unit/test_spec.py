@@ -20,6 +20,7 @@ from sipc.spec import (
     Geometry,
     Principal,
     SegmentCreator,
+    Tag,
     Transport,
     Wire,
     check_name,
@@ -174,6 +175,12 @@ def test_what_is_no_text_is_no_name(name: Any) -> None:
             {"wire": Wire.LIBSIPC, "key_path": "/x", "geometry": Geometry(slots=1, depth=1), "checksum": True},
             "remove checksum",
         ),
+        (
+            {"wire": Wire.LIBSIPC, "key_path": "/x", "geometry": Geometry(slots=1, depth=1), "tag": Tag.BLAKE2B},
+            "remove tag",
+        ),
+        ({"tag": Tag.BLAKE2B, "checksum": True}, "remove checksum or tag"),
+        ({"tag": Tag.BLAKE2B, "geometry": Geometry(slot_size=16)}, "give at least 17 bytes"),
     ],
 )
 def test_what_means_nothing_together_is_refused(keys: dict[str, Any], said: str) -> None:
