@@ -11,6 +11,7 @@ import io
 import os
 import time
 import zlib
+from typing import TYPE_CHECKING
 
 from sipc.cursor import Cursor
 from sipc.endpoint import COPY_PIECE, Endpoint, Parts
@@ -19,8 +20,10 @@ from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, Spe
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.receiver import ReceiverEvent, ReceiverMachine
 from sipc.proto.segment import Segment
-from sipc.proto.tags import Tags
 from sipc.spec import TAG_SIZE, Backend, Enforcement, Transport
+
+if TYPE_CHECKING:
+    from sipc.proto.tags import Tags  # brings OpenSSL, which only those pay for who have tags
 
 __all__ = ("BlockReceiver",)
 

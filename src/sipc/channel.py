@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from sipc import keyfile
 from sipc.endpoint import Parts, open_parts
 from sipc.endpoint_policy import EndpointPolicy
 from sipc.errors import SpecError
-from sipc.proto.tags import Tags
 from sipc.receiver import Receiver
 from sipc.sender import Sender
 from sipc.spec import Role
+
+if TYPE_CHECKING:
+    from sipc.proto.tags import Tags
 
 __all__ = ("open_receiver", "open_sender")
 
@@ -84,7 +86,11 @@ def _before(
     """What comes before anything is opened: this process by its policy, and the key."""
     if policy is not None:
         policy.check_self(f"channel {name!r}: opening it as {role}")
-    return None if key is None else keyfile.load(key)
+    if key is None:
+        return None
+    from sipc import keyfile  # noqa: PLC0415 - only for those who have tags
+
+    return keyfile.load(key)
 
 
 def _tags(parts: Parts, secret: bytes | None) -> Tags | None:
@@ -97,4 +103,8 @@ def _tags(parts: Parts, secret: bytes | None) -> Tags | None:
             f"channel {spec.name!r} has no tags, so a key protects nothing: put tag = 'blake2b' into its definition "
             "and create it anew, or leave the key out"
         )
-    return None if secret is None else Tags(secret, parts.descriptor.epoch)
+    if secret is None:
+        return None
+    from sipc.proto.tags import Tags  # noqa: PLC0415 - brings OpenSSL, which only those pay for who have tags
+
+    return Tags(secret, parts.descriptor.epoch)

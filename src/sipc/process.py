@@ -11,12 +11,12 @@ Source: proc(5), pidfd_open(2).  The program and its digest of another user's pr
 
 from __future__ import annotations
 
-import hashlib
 import os
 import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
@@ -120,7 +120,7 @@ def planned(
     try:
         path = os.path.realpath(program, strict=True)
         with Path(path).open("rb") as file:
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
+            sha = _sha256(file)
     except (OSError, ValueError) as error:
         path = program
         unread["program"] = unread["digest"] = f"{program}: {_reason(error)}"
@@ -221,6 +221,12 @@ def _context(directory: int) -> str:
     return _file(directory, "attr/current").rstrip("\0\n")
 
 
+def _sha256(file: BufferedReader) -> str:
+    import hashlib  # noqa: PLC0415 - brings OpenSSL, which only those pay for who ask for a digest
+
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class _Digest:
     """The SHA-256 of what a process runs: of the very file, opened once through the kernel's link, not by a path."""
 
@@ -232,6 +238,6 @@ class _Digest:
             with os.fdopen(os.open("exe", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
                 status = os.fstat(file.fileno())
                 self.identity = (status.st_dev, status.st_ino)
-                self.value = hashlib.file_digest(file, "sha256").hexdigest()
+                self.value = _sha256(file)
         except OSError as error:
             self.value, self.reason = None, _reason(error)

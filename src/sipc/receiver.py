@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from sipc.blocks import BlockReceiver
 from sipc.endpoint import _IN_USE, COPY_PIECE, Parts, copy_in_pieces, flat
@@ -26,7 +27,9 @@ from sipc.errors import EndOfStream, RemoteProtocolError, SipcError, SpecError
 from sipc.proto import records as packing
 from sipc.proto.control import Flag
 from sipc.proto.receiver import ReceiverEvent
-from sipc.proto.tags import Tags
+
+if TYPE_CHECKING:
+    from sipc.proto.tags import Tags  # brings OpenSSL, which only those pay for who have tags
 
 __all__ = ("Block", "Receiver")
 

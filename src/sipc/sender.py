@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, chain
 from types import TracebackType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sipc.endpoint import _IN_USE, COPY_PIECE, Endpoint, Parts, copy_in_pieces, flat
 from sipc.errors import Broken, SipcError, SpecError, Timeout
@@ -28,8 +28,10 @@ from sipc.proto import records as packing
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.segment import Segment
 from sipc.proto.sender import Resumption, SenderMachine, SenderState
-from sipc.proto.tags import Tags
 from sipc.spec import TAG_SIZE, SegmentCreator, Transport
+
+if TYPE_CHECKING:
+    from sipc.proto.tags import Tags  # brings OpenSSL, which only those pay for who have tags
 
 __all__ = ("Buffer", "Reservation", "Sender")
 

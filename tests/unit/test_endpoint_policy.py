@@ -95,7 +95,8 @@ def test_a_rule_alone_passes_and_fails(rule: str) -> None:
 @given(st.fixed_dictionaries({}, optional={rule: st.booleans() for rule in RULES}).filter(bool))
 def test_all_rules_are_evaluated_whatever_the_others_gave(choice: dict[str, bool]) -> None:
     """The result is the union of the failed rules, and the report has a line for each that was asked for."""
-    verdict = EndpointPolicy(**{rule: RULES[rule][1 if good else 2] for rule, good in choice.items()}).judge(GOOD)
+    rules: dict[str, Any] = {rule: RULES[rule][1 if good else 2] for rule, good in choice.items()}
+    verdict = EndpointPolicy(**rules).judge(GOOD)
     wanted = reduce(or_, (RULES[rule][0] for rule, good in choice.items() if not good), Failed.NONE)
     assert verdict.failed == wanted
     assert len(verdict.report) == len(choice) + 1
