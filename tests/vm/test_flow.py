@@ -11,10 +11,11 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from tests.vm.emulator import ROOT
 from tests.vm.flow import Row, judge, judge_revoked, policy, refusals, rows
 from tests.vm.flow_page import Happened, page
 from tests.vm.flow_table import MECHANISMS
-from tests.vm.guest import ROOT, Guest
+from tests.vm.guest import Guest
 
 from sipc.selinux.denials import Denial, parse
 
