@@ -239,8 +239,9 @@ _wait = click.option(
 
 
 _confine = click.option(
-    "--confine", is_flag=True, help="Give up, by seccomp filters, the system calls that this end has no use for."
-)
+    "--confine/--no-confine", default=False, show_default=True,
+    help="Give up, by seccomp filters, the system calls that this end has no use for.",
+)  # fmt: skip
 
 _key = click.option(
     "--key", type=click.Path(dir_okay=False, path_type=Path), help="Key file of a channel whose definition has a tag."
