@@ -9,13 +9,19 @@ Source: the audit documentation's log format; security/selinux/avc.c (`avc_audit
 from __future__ import annotations
 
 import enum
+import functools
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sipc.selinux.grants import ChannelTypes, expected, types_of
-from sipc.spec import ChannelSpec
+from sipc.selinux.base import CLIENT, CREATOR, PROGRAM
+from sipc.selinux.cil import Allow
+from sipc.selinux.ends import ends_of
+from sipc.selinux.grants import ChannelTypes, types_of
+from sipc.selinux.options import Options
+from sipc.selinux.policy import generate
+from sipc.spec import Backend, ChannelSpec
 
 __all__ = ("Denial", "Kind", "Verdict", "collapse", "judge", "parse")
 
@@ -118,12 +124,21 @@ def collapse(denials: Iterable[Denial]) -> dict[Denial, int]:
 
 
 def judge(denial: Denial, specs: Sequence[ChannelSpec]) -> Verdict:
-    """What a denial means, given the channels there are."""
-    for spec in specs:
-        types = types_of(spec)
-        verdict = _of_channel(denial, spec, types)
-        if verdict is not None:
-            return verdict
+    """What a denial means, given the channels there are.
+
+    A domain may be an end of several channels (a filter), so the channel whose thing was touched speaks first.
+    """
+    channels = [(spec, types_of(spec)) for spec in specs if spec.backend is not Backend.MEMORY]
+    ours = [(spec, types) for spec, types in channels if _role(denial.source, types) is not None]
+    theirs = [(spec, types) for spec, types in channels if denial.target in _own(types)]
+    for spec, types in ours:
+        if denial.target in _own(types):
+            return _end_on_own(denial, spec, types, _role(denial.source, types) or "")
+    if ours and (denial.cls in _OBJECTS or not theirs) and denial.target != "unlabeled_t":
+        spec, types = ours[0]
+        return _end_elsewhere(denial, spec, _role(denial.source, types) or "")
+    for spec, types in (*theirs, *ours):
+        return _stranger(denial, spec, types)
     return Verdict(
         kind=Kind.FOREIGN,
         channel=None,
@@ -144,43 +159,57 @@ def _role(name: str, types: ChannelTypes) -> str | None:
     return {types.sender: "sender", types.receiver: "receiver", types.channel: "helper"}.get(name)
 
 
-def _of_channel(denial: Denial, spec: ChannelSpec, types: ChannelTypes) -> Verdict | None:
-    role = _role(denial.source, types)
-    own = {types.channel, types.message, types.sender, types.receiver, *types.files}
-    own |= {name for name in (types.segment, types.objects) if name is not None}
-    if role is None and denial.target not in own:
-        return None
-    if role is None or denial.target == "unlabeled_t":
-        return _stranger(denial, spec, types)
-    if denial.target in own:
-        return _end_on_own(denial, spec, types, role)
-    return _end_elsewhere(denial, spec, role)
+def _own(types: ChannelTypes) -> frozenset[str]:
+    more = (name for name in (types.segment, types.objects) if name is not None)
+    return frozenset((types.channel, types.message, types.sender, types.receiver, *types.files, *more))
+
+
+@functools.lru_cache(maxsize=256)
+def _granted(spec: ChannelSpec) -> Mapping[tuple[str, str, str], frozenset[str]]:
+    """What the modules of a channel grant, by source, target and class; attributes stand for who has them."""
+    types = types_of(spec)
+    made = [end.name for end in ends_of([spec], Options()).values() if end.made]
+    members = {
+        CLIENT: (types.sender, types.receiver), CREATOR: (types.channel,), PROGRAM: (*made, types.channel),
+    }  # fmt: skip
+    found: dict[tuple[str, str, str], frozenset[str]] = {}
+    for module in generate([spec]).values():
+        for rule in module.statements:
+            if isinstance(rule, Allow):
+                for source in members.get(rule.source, (rule.source,)):
+                    key = (source, source if rule.target == "self" else rule.target, rule.cls)
+                    found[key] = found.get(key, frozenset()) | frozenset(rule.permissions)
+    return found
+
+
+def _due(denial: Denial, spec: ChannelSpec) -> list[str]:
+    """The permissions refused that the channel's modules grant."""
+    granted = _granted(spec).get((denial.source, denial.target, denial.cls), frozenset())
+    return [permission for permission in denial.permissions if permission in granted]
 
 
 def _end_on_own(denial: Denial, spec: ChannelSpec, types: ChannelTypes, role: str) -> Verdict:
     """An end or the helper, on something of its own channel."""
-    granted = {
-        permission
-        for grant in expected(spec, types)
-        if (grant.source, grant.target, grant.cls) == (denial.source, denial.target, denial.cls)
-        for permission in grant.permissions
-    }
-    due = [permission for permission in denial.permissions if permission in granted]
-    if due:
-        return _said(
-            Kind.MODULE,
-            spec,
-            role,
-            f"{_act(denial)}: the {role} of channel {spec.name!r} needs {' '.join(due)}, and its policy module "
-            "grants it. So the module that is loaded is not the one of this definition, or none is.",
-            _install(spec),
-        )
+    if due := _due(denial, spec):
+        return _not_loaded(denial, spec, role, due)
     return _said(
         Kind.DIRECTION,
         spec,
         role,
         f"{_act(denial)}: {_reason(denial, types, role)} This is the direction of channel {spec.name!r} being "
         "enforced, by design: there is nothing to fix, and allowing it would open a way back.",
+    )
+
+
+def _not_loaded(denial: Denial, spec: ChannelSpec, role: str | None, due: list[str]) -> Verdict:
+    who = f"the {role}" if role is not None else f"{denial.source}, which starts the ends,"
+    return _said(
+        Kind.MODULE,
+        spec,
+        role,
+        f"{_act(denial)}: {who} of channel {spec.name!r} needs {' '.join(due)}, and the channel's modules grant it. So "
+        "the module that is loaded is not the one of this definition, or none is.",
+        _install(spec),
     )
 
 
@@ -204,6 +233,8 @@ def _reason(denial: Denial, types: ChannelTypes, role: str) -> str:
 
 def _end_elsewhere(denial: Denial, spec: ChannelSpec, role: str) -> Verdict:
     """An end or the helper, on something that is not the channel's."""
+    if due := _due(denial, spec):
+        return _not_loaded(denial, spec, role, due)
     if denial.cls in _OBJECTS or denial.permissions == ("lock",):
         return _said(
             Kind.DIRECTION,
@@ -245,6 +276,8 @@ def _stranger(denial: Denial, spec: ChannelSpec, types: ChannelTypes) -> Verdict
             f"of channel {spec.name!r} is not loaded, or was not when its objects were made.",
             _install(spec),
         )
+    if due := _due(denial, spec):
+        return _not_loaded(denial, spec, None, due)
     return _said(
         Kind.DOMAIN,
         spec,

@@ -56,6 +56,14 @@ def verdict(text: str) -> tuple[Kind, str | None, str | None]:
         (C, C, "msgq", "create", Kind.MODULE, "helper"),
         (S, "unlabeled_t", "msgq", "write", Kind.MODULE, "sender"),
         ("unlabeled_t", C, "msgq", "write", Kind.MODULE, None),
+        (S, "sipc_feed_descriptor_t", "file", "read", Kind.MODULE, "sender"),
+        (R, "sipc_feed_receiver_state_t", "file", "lock", Kind.MODULE, "receiver"),
+        (R, "sipc_feed_descriptor_t", "file", "write", Kind.DIRECTION, "receiver"),
+        (R, "sipc_registry_t", "dir", "search", Kind.MODULE, "receiver"),
+        (R, "sipc_registry_t", "dir", "write", Kind.PROGRAM, "receiver"),
+        (S, "lib_t", "file", "map", Kind.MODULE, "sender"),
+        ("init_t", S, "process", "transition", Kind.MODULE, None),
+        ("unconfined_t", S, "process", "transition", Kind.DOMAIN, None),
         ("unconfined_t", C, "msgq", "read", Kind.DOMAIN, None),
         ("init_t", "sipc_feed_descriptor_t", "file", "read", Kind.DOMAIN, None),
         (R, "user_home_t", "file", "open", Kind.LABEL, "receiver"),
@@ -70,6 +78,38 @@ def test_each_denial_gets_its_verdict(
     """By design, a missing module, a wrong domain, a wrong label, the program's own, or nobody's here."""
     channel = None if kind is Kind.FOREIGN else "feed"
     assert verdict(line(source, target, cls, permission)) == (kind, channel, role)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "cls", "permission", "kind", "channel", "role"),
+    [
+        ("filter_t", "sipc_high_t", "msgq", "write", Kind.MODULE, "high", "sender"),
+        ("filter_t", "sipc_high_t", "msgq", "read", Kind.DIRECTION, "high", "sender"),
+        ("filter_t", "sipc_low_t", "msgq", "write", Kind.DIRECTION, "low", "receiver"),
+        ("filter_t", "sipc_low_t", "msgq", "read", Kind.MODULE, "low", "receiver"),
+        ("filter_t", "sipc_high_descriptor_t", "file", "read", Kind.MODULE, "high", "sender"),
+        ("filter_t", "sipc_high_receiver_t", "process", "signal", Kind.DIRECTION, "high", "sender"),
+        ("sipc_low_sender_t", "sipc_high_t", "msgq", "write", Kind.DIRECTION, "low", "sender"),
+        ("sipc_low_sender_t", "sipc_high_receiver_t", "process", "signal", Kind.DOMAIN, "high", None),
+    ],
+)
+def test_in_a_chain_the_channel_that_was_touched_speaks(
+    source: str, target: str, cls: str, permission: str, kind: Kind, channel: str, role: str | None
+) -> None:
+    """A filter receives on one channel and sends on the next: each has its own verdict, in any order."""
+    text = '[channel.low]\nreceiver = { type = "filter_t" }\n[channel.high]\nsender = { type = "filter_t" }\n'
+    specs = list(define(text, "chain.toml", enforcement=Enforcement.SELINUX).values())
+    (denial,) = parse([line(source, target, cls, permission)])
+    for order in (specs, specs[::-1]):
+        judged = judge(denial, order)
+        assert (judged.kind, judged.channel, judged.role) == (kind, channel, role)
+
+
+def test_a_channel_without_kernel_objects_explains_nothing() -> None:
+    """Tests' channels in memory may stand in the same file."""
+    specs = define('[channel.m]\nbackend = "memory"\n' + TEXT, "x", enforcement=Enforcement.SELINUX).values()
+    (denial,) = parse([line(R, C, "msgq", "write")])
+    assert judge(denial, list(specs)).channel == "feed"
 
 
 def test_what_is_by_design_has_no_command_and_all_else_has_one() -> None:
