@@ -4,7 +4,7 @@ ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 VENV := $(ROOT).venv
 PY   := $(VENV)/bin/python
 
-.PHONY: demo test vm-test vm-shell lint bench clean
+.PHONY: demo test vm-test vm-shell vagrant-test lint bench clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.demo: $(ROOT)pyproject.toml
@@ -30,6 +30,9 @@ vm-test: $(VENV)/.dev ## the tests in an enforcing SELinux guest (software emula
 
 vm-shell: $(VENV)/.dev ## a shell in that guest
 	@cd $(ROOT) && $(PY) -m tests.vm.emulator
+
+vagrant-test: $(VENV)/.dev ## `vagrant up` for real, the guest tests in that machine, then nothing is left
+	@$(ROOT)vagrant/test.sh $(PY)
 
 lint: $(VENV)/.dev
 	@cd $(ROOT) && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy

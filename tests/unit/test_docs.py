@@ -244,7 +244,7 @@ def command_lines(page: Path) -> Iterator[tuple[list[str], bool]]:
         for part in re.split(r"[|;&]+|(?<!\S)#", line):
             words = re.sub(r"(?<!\S)[<>]+ *\S+", "", part).strip()
             split = shlex.split(words)
-            at = next((at for at, word in enumerate(split) if Path(word).name == "sipc"), None)
+            at = next((at for at, word in enumerate(split) if word == "sipc" or word.endswith("bin/sipc")), None)
             if at is not None:
                 yield split[at + 1 :], whole
 

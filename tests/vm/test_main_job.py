@@ -41,6 +41,20 @@ def system() -> Iterator[Guest]:
     assert not running(machine.pid)
 
 
+def story() -> tuple[str, str]:
+    """The README's commands, and what it says that they print."""
+    text = (ROOT / "README.md").read_text().split("## Under SELinux", 1)[1]
+    found = re.search(r"```sh\n(.*?)```.*?```text\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1], found[2]
+
+
+def lasting(text: str) -> str:
+    """What is printed every time: without checksums, and what is drawn or counted anew."""
+    text = re.sub(r"^[0-9a-f]{64}", "SUM", text, flags=re.MULTILINE)
+    return re.sub(r"^(epoch|created|sender|receiver|queue_key|segment_key): .*$", r"\1:", text, flags=re.MULTILINE)
+
+
 @pytest.mark.timeout(2 * LIMIT)
 def test_a_file_crosses_from_packages_to_checksum_and_nothing_is_refused(system: Guest) -> None:
     """Two users, two domains, three units; equal checksums; the helper gone; not one AVC denial."""
@@ -55,6 +69,9 @@ def test_a_file_crosses_from_packages_to_checksum_and_nothing_is_refused(system:
     assert refused == []
     (ROOT / "build" / "vm").mkdir(parents=True, exist_ok=True)
     (ROOT / "build" / "vm" / "main-job.log").write_text(done.stdout)
+    commands, printed = story()
+    assert (ROOT / "vagrant" / "main-job.sh").read_text().endswith(commands)
+    assert lasting(printed) == lasting(done.stdout)
 
 
 def process_of(guest: Guest, unit: str) -> tuple[str, str]:
