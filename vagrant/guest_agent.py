@@ -101,7 +101,7 @@ class Child:
                 os.setgroups([])
                 os.setgid(request.get("gid", request["uid"]))
                 os.setuid(request["uid"])
-            if request.get("context"):
+            if request.get("context") and selinux.is_selinux_enabled():
                 if "argv" in request:
                     selinux.setexeccon(request["context"])
                 else:
@@ -273,7 +273,7 @@ def main() -> None:
     sys.path.insert(0, OPT)
     asked, answered = port()
     log = Log()
-    print("@@ agent ready", selinux.getcon()[1], flush=True)
+    print("@@ agent ready", selinux.getcon()[1] if selinux.is_selinux_enabled() else "without SELinux", flush=True)
     for line in lines(asked):
         answer: dict[str, Any] = {}
         try:

@@ -67,7 +67,7 @@ vagrant ssh-config >"$logs/ssh-config"
 vagrant ssh -c 'sestatus; ps -o label,args -p 1'
 # The suite's agent runs in the lab's domain, as a transient service.  The suite loads policies whole, over the
 # machine's own, which ends with it.
-vagrant ssh -c 'sudo semodule -i /opt/sipc/vagrant/lab.cil'
+vagrant ssh -c 'sudo systemctl stop sipc-channel@feed; sudo semodule -i /opt/sipc/vagrant/lab.cil'
 agent=(ssh -F "$logs/ssh-config" default sudo systemd-run --quiet --pipe --wait --collect
   -p SELinuxContext=system_u:system_r:sipc_lab_t:s0 /usr/bin/python3 /opt/sipc/vagrant/guest_agent.py -)
 cd "$root"

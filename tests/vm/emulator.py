@@ -54,10 +54,10 @@ def _disk(image: Path, more: str = "") -> list[str]:
 class Emulator:
     """A running machine whose agent is ready."""
 
-    def __init__(self, image: Path, *, warm: bool, cpus: int = 1) -> None:
-        """Boot `image` (vmlinux, initrd, root.ext4, append: kernel options).
+    def __init__(self, image: Path, *, warm: bool, cpus: int = 1, options: str = "") -> None:
+        """Boot `image` (vmlinux, initrd, root.ext4, append: kernel options), with more kernel options or without.
 
-        `warm` goes on from its saved state, which is made when missing.
+        `warm` goes on from its saved state, which is made when missing; that was booted without more options.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="sipc-guest-")
         folder = Path(self._folder.name)
@@ -70,9 +70,9 @@ class Emulator:
         ]  # fmt: skip
         argv = [
             _QEMU, *_CPU, "-smp", str(cpus), *_BARE, "-display", "none", "-serial", f"file:{self._console}",
-            "-qmp", f"unix:{self._control},server=on,wait=off", *_disk(image), *devices,
+            "-qmp", f"unix:{self._control},server=on,wait=off", *_disk(image, options), *devices,
         ]  # fmt: skip
-        state = _state_of(image) if warm else None
+        state = _state_of(image) if warm and not options else None
         self.warm = state is not None and state.exists()
         if self.warm:
             argv += ["-incoming", f"exec:cat {state}"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.vm.emulator import ROOT, Emulator, built
 from tests.vm.guest import LAB, Guest
 
 from sipc.definitions import parse
@@ -183,3 +184,21 @@ def test_a_helper_in_the_wrong_domain_makes_nothing(guest: Guest) -> None:
     assert guest.run(["ls", "/proc/sysvipc"]).code == 0
     queues = guest.run(["cat", "/proc/sysvipc/msg"]).output.strip().splitlines()
     assert len(queues) == 1, queues
+
+
+def test_without_selinux_everything_is_refused() -> None:
+    """A kernel booted without SELinux among its security modules: no helper makes such a channel, no end opens one, and `sipc` says the same."""
+    text = definition().replace("selinux", "dac")
+    machine = Emulator(built("vagrant/build-image.sh"), warm=False, options="lsm=lockdown")
+    with Guest(machine, built("scripts/base_policy.sh")) as guest:
+        guest.put([ROOT / "src" / "sipc", ROOT / "tests" / "vm" / "acts"])
+        assert guest.run(["test", "-e", "/sys/fs/selinux/enforce"]).code == 1
+        refusals = [guest.call("acts.channel", "create", definition()).value]
+        assert "epoch" in guest.call("acts.channel", "create", text).value
+        for role in ("sender", "receiver"):
+            assert guest.call("acts.channel", "open_end", "feed", role).value == {"opened": role}
+        assert guest.call("acts.channel", "claim_selinux", "feed").value == {"claims": True}
+        refusals += [guest.call("acts.channel", "open_end", "feed", role).value for role in ("sender", "receiver")]
+        for refusal in refusals:
+            assert refusal["error"] == "PolicyUnavailable", refusal
+            assert "SELinux is enabled" in refusal["text"], refusal

@@ -33,6 +33,13 @@ def create(text: str, replacing: bool = False) -> dict[str, Any]:
         return outcome(error)
 
 
+def claim_selinux(name: str) -> dict[str, Any]:
+    """Make a descriptor say that its channel is held by SELinux, as one that was made where it was."""
+    path = Path(REGISTRY) / f"{name}.json"
+    path.write_text(path.read_text().replace('"enforcement": "dac"', '"enforcement": "selinux"'))
+    return {"claims": '"enforcement": "selinux"' in path.read_text()}
+
+
 def destroy(name: str) -> dict[str, Any]:
     """Remove a channel."""
     try:
