@@ -43,14 +43,11 @@ _CLOSE, _CONTINUED = int(Flag.CLOSE), int(Flag.CONTINUED)
 class Reservation:
     """A slot being filled in place: write to `view`; set `length` lower to send less than was reserved."""
 
-    __slots__ = ("_crc", "_flags", "length", "view")
+    __slots__ = ("length", "view")
 
     def __init__(self, view: memoryview) -> None:
         self.view = view
         self.length = view.nbytes
-        # For `sipc.aio`, which fills a large slot a piece at a time.
-        self._flags = 0
-        self._crc: int | None = None
 
 
 class Sender(Endpoint):
@@ -358,7 +355,7 @@ class Sender(Endpoint):
                     held = Reservation(private)
                     yield held
                 self._check_length(held.length, size)
-                self._store(memoryview(buffer)[: held.length], held.length, held._flags)
+                self._store(memoryview(buffer)[: held.length], held.length, 0)
                 self._announce(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 return
             self._interrupted = True
@@ -392,14 +389,13 @@ class Sender(Endpoint):
             raise
         crc = 0
         if self._parts.spec.checksum and self._segment is not None:
-            crc = zlib.crc32(held.view[:length]) if held._crc is None else held._crc
-        flags = held._flags if held._flags & _CONTINUED else held._flags | self._first_flags
+            crc = zlib.crc32(held.view[:length])
         payload = b""
         if self._segment is None:
             payload = bytes(held.view[:length])
             self._state[1], self._state[2] = machine.last + 1, 0
         held.view.release()
-        machine.commit(length, flags, crc, payload)
+        machine.commit(length, self._first_flags, crc, payload)
         self._committed()
 
     def flush(self, timeout: float | None = None) -> None:

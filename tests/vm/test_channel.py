@@ -187,7 +187,7 @@ def test_a_helper_in_the_wrong_domain_makes_nothing(guest: Guest) -> None:
 
 
 def test_without_selinux_everything_is_refused() -> None:
-    """A kernel booted without SELinux among its security modules: no helper makes such a channel, no end opens one, and `sipc` says the same."""
+    """A kernel booted without SELinux among its modules: no helper makes such a channel, no end opens one."""
     text = definition().replace("selinux", "dac")
     machine = Emulator(built("vagrant/build-image.sh"), warm=False, options="lsm=lockdown")
     with Guest(machine, built("scripts/base_policy.sh")) as guest:
