@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every forbidden act, and the few that are allowed, as plain system calls by number: no library is in the way.
 
-Owns how each is tried; `tests/vm/matrix.py` says what must come of it.  Each act runs in a fork of its own whose
-name (comm) is the act's, so that the kernel's log says which refusal belongs to which.
+Owns what is tried on channels, files and processes; `tests/vm/matrix.py` says what must come of it.
 """
 
 from __future__ import annotations
@@ -14,42 +13,42 @@ import fcntl
 import os
 import resource
 import struct
-from collections.abc import Callable
-from typing import Any
 
-libc = ctypes.CDLL(None, use_errno=True)
-libc.shmat.restype = ctypes.c_void_p
-libc.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-libc.mmap.restype = ctypes.c_void_p
-CREATE, EXCLUSIVE, NO_WAIT = 0o1000, 0o2000, 0o4000
-RMID, SET, STAT, INFO = 0, 1, 2, 3
-MSG_STAT, MSG_INFO, MSG_STAT_ANY, MSG_COPY = 11, 12, 13, 0o40000
-SHM_LOCK, SHM_STAT, SHM_INFO, SHM_STAT_ANY = 11, 13, 14, 15
-SHM_RDONLY, SHM_EXEC = 0o10000, 0o100000
-PAGE = 4096
-NEW_KEY = 0x51AC
+from . import other_objects
+from .tries import (
+    ACTS,
+    CREATE,
+    EXCLUSIVE,
+    INFO,
+    MSG_COPY,
+    MSG_INFO,
+    MSG_STAT,
+    MSG_STAT_ANY,
+    NEW_KEY,
+    NO_WAIT,
+    PAGE,
+    RMID,
+    SET,
+    SHM_EXEC,
+    SHM_INFO,
+    SHM_LOCK,
+    SHM_RDONLY,
+    SHM_STAT,
+    SHM_STAT_ANY,
+    STAT,
+    Failed,
+    Target,
+    act,
+    bound,
+    call,
+    libc,
+    one,
+    room,
+    syscall,
+    text,
+)
 
-Target = dict[str, Any]  # key and id of queue and segment, pids of the ends, paths
-ACTS: dict[str, Callable[[Target], object]] = {}
-
-
-class Failed(OSError):
-    """A system call said no."""
-
-
-def act(name: str) -> Callable[[Callable[[Target], object]], Callable[[Target], object]]:
-    """Enter a function into the list of acts."""
-
-    def enter(function: Callable[[Target], object]) -> Callable[[Target], object]:
-        ACTS[name] = function
-        return function
-
-    return enter
-
-
-def bound(function: Callable[[Target, Any], object], value: object) -> Callable[[Target], object]:
-    """An act that differs from its neighbours in one value."""
-    return lambda target: function(target, value)
+MQUEUE = other_objects.MQUEUE
 
 
 def try_lock(path: str) -> None:
@@ -65,25 +64,6 @@ def schedule(pid: int) -> None:
 def limit(pid: int) -> None:
     """Another limit on open files."""
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
-
-
-def call(function: Any, *arguments: Any) -> int:
-    """Call into the C library; raises with its errno."""
-    value = function(*arguments)
-    if value in (-1, ctypes.c_void_p(-1).value):
-        code = ctypes.get_errno()
-        raise Failed(code, os.strerror(code))
-    return int(value or 0)
-
-
-def syscall(number: int, *arguments: int) -> int:
-    """A system call without a wrapper."""
-    return call(libc.syscall, ctypes.c_long(number), *(ctypes.c_long(value) for value in arguments))
-
-
-def room() -> Any:
-    """Space for whatever a control call writes."""
-    return (ctypes.c_byte * 4096)()
 
 
 # -- queue ---------------------------------------------------------------------------------------------------
@@ -221,37 +201,6 @@ def _remove_pages(target: Target) -> None:
     call(libc.madvise, ctypes.c_void_p(_attach(target)), PAGE, 9)
 
 
-@act("semget IPC_CREAT")
-def _make_semaphores(target: Target) -> None:
-    del target
-    made = call(libc.semget, NEW_KEY, 1, CREATE | EXCLUSIVE | 0o600)
-    call(libc.semctl, made, 0, RMID)
-
-
-# -- POSIX objects -------------------------------------------------------------------------------------------
-
-
-@act("mq_open O_CREAT")
-def _make_mqueue(target: Target) -> None:
-    del target
-    syscall(240, _text(b"sipc-attack"), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, 0)
-    syscall(241, _text(b"sipc-attack"))
-
-
-for _name, _flags in (("read", os.O_RDONLY), ("write", os.O_WRONLY), ("both ways", os.O_RDWR)):
-    ACTS[f"mq_open {_name}"] = bound(lambda t, flags: syscall(240, _text(t["mqueue"].encode()), flags, 0, 0), _flags)
-
-ACTS["mq_unlink"] = lambda t: syscall(241, _text(t["mqueue"].encode()))
-
-_kept: list[Any] = []
-
-
-def _text(value: bytes) -> int:
-    data = ctypes.create_string_buffer(value)
-    _kept.append(data)
-    return ctypes.addressof(data)
-
-
 # -- descriptor, registry, role files ------------------------------------------------------------------------
 
 ACTS["descriptor: read"] = lambda t: os.read(os.open(t["descriptor"], os.O_RDONLY), 1)
@@ -341,7 +290,7 @@ def _vm(number: int, pid: int) -> None:
     data = room()
     local = struct.pack("@PN", ctypes.addressof(data), 8)
     remote = struct.pack("@PN", 0x400000, 8)
-    syscall(number, pid, _text(local), 1, _text(remote), 1, 0)
+    syscall(number, pid, text(local), 1, text(remote), 1, 0)
 
 
 for _role in ("sender", "receiver"):
@@ -400,43 +349,28 @@ def _setenforce(target: Target) -> None:
     os.write(fd, b"0")
 
 
-ACTS["bpf"] = lambda t: syscall(321, 0, _text(struct.pack("@IIIII", 1, 4, 4, 1, 0) + bytes(100)), 72)
+ACTS["bpf"] = lambda t: syscall(321, 0, text(struct.pack("@IIIII", 1, 4, 4, 1, 0) + bytes(100)), 72)
 ACTS["perf_event_open of the receiver"] = lambda t: syscall(
-    298, _text(struct.pack("@II", 1, 112) + bytes(120)), t["receiver"], -1, -1, 0
+    298, text(struct.pack("@II", 1, 112) + bytes(120)), t["receiver"], -1, -1, 0
 )
 ACTS["open /dev/mem"] = lambda t: os.open("/dev/mem", os.O_RDWR)
 ACTS["socket AF_INET"] = lambda t: syscall(41, 2, 1, 0)
 ACTS["socket AF_UNIX"] = lambda t: syscall(41, 1, 1, 0)
 
 
-def one(name: str, target: Target) -> dict[str, Any]:
-    """Run one act in a fork called after its place in the list."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            number = list(ACTS).index(name)
-            libc.prctl(15, f"act{number:03}".encode(), 0, 0, 0)
-            try:
-                ACTS[name](target)
-                said = b"ok"
-            except OSError as error:
-                said = errno.errorcode.get(error.errno or 0, str(error.errno)).encode()
-            except BaseException as error:
-                said = repr(error).encode()
-            os.write(writing, said)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        said = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return {"said": said.decode() or f"ended with {code}"}
-
-
 def every(names: list[str], target: Target) -> dict[str, str]:
     """Run these acts, one after the other."""
     return {name: one(name, target)["said"] for name in names}
+
+
+def semaphores() -> int:
+    """Make somebody else's semaphores; see `other_objects.py`."""
+    return other_objects.make_semaphores()
+
+
+def no_semaphores(made: int) -> None:
+    """Remove them."""
+    other_objects.drop_semaphores(made)
 
 
 def names() -> list[str]:
