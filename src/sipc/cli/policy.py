@@ -19,6 +19,7 @@ from sipc.definitions import DEFINITIONS, load
 from sipc.errors import PolicyUnavailable, SpecError
 from sipc.selinux.binary import read_policy
 from sipc.selinux.compose import compose
+from sipc.selinux.grants import types_of
 from sipc.selinux.options import Options, Profile
 from sipc.selinux.policy import generate
 from sipc.selinux.requirements import parse_requirement
@@ -121,13 +122,22 @@ def generate_(
 
 @policy.command("verify", epilog="Example: sipc policy verify feed.toml --base /var/lib/selinux/default/active/modules")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--policy", "binary", type=click.Path(path_type=Path), help="A binary policy file (default: the loaded "
-              "policy).")
-@click.option("--base", multiple=True, type=click.Path(path_type=Path), help="CIL file, folder of them, or module "
-              "store: compose a policy from these and the channels' modules, here and now; may be repeated.")
+@click.option(
+    "--policy", "binary", type=click.Path(path_type=Path), help="A binary policy file (default: the loaded policy)."
+)
+@click.option(
+    "--base",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="CIL file, folder of them, or module "
+    "store: compose a policy from these and the channels' modules, here and now; may be repeated.",
+)
 @click.option("--as-given", is_flag=True, help="With --base: do not add the channels' modules, they are there.")
-@click.option("--require", multiple=True, help="'low_t -> high_t via filter_t' or 'not high_t -> low_t'; may be "
-              "repeated.")
+@click.option(
+    "--require",
+    multiple=True,
+    help="'low_t -> high_t via filter_t', 'not high_t -> low_t' or 'only filter_t -> high_t'; may be repeated.",
+)
 @shaping
 def verify_(
     files: tuple[Path, ...], binary: Path | None, base: tuple[Path, ...], as_given: bool, require: tuple[str, ...],
@@ -143,9 +153,10 @@ def verify_(
     if as_given and not base:
         raise SpecError("--as-given says how to compose, and nothing is composed: give --base, or leave it out")
     options = options_of(launcher, switcher, new, sealed, lockable, profile)
-    requirements = [parse_requirement(text) for text in require]
     # Requirements alone can be checked without a definition; without both, `verify` refuses.
-    specs = specs_of(files, channel) if files or channel or DEFINITIONS.is_dir() or not requirements else []
+    specs = specs_of(files, channel) if files or channel or DEFINITIONS.is_dir() or not require else []
+    channels = [(types.sender, types.receiver, types.name) for types in map(types_of, specs)]
+    requirements = [found for text in require for found in parse_requirement(text, channels)]
     if base:
         modules = {} if as_given or not specs else texts_of(specs, options)
         data, source = compose(base, modules), f"composed of {', '.join(map(str, base))}"

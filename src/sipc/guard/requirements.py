@@ -70,20 +70,13 @@ class Requirement:
     def by_types(self, types: Mapping[str, str], edges: Sequence[Edge]) -> list[of_types.Requirement]:
         """The same for `sipc policy verify`: about domains, whatever way data would take between them.
 
-        The verifier knows no `only`: it is said as what it means for each other stage, which reaches the end through
-        the one, or not at all.
+        `only` is said as what it means for each other stage, which reaches the end through the one, or not at all.
         """
         if not self.only:
             via = tuple(types[name] for name in self.via)
             return [of_types.Requirement(start=types[self.start], end=types[self.end], via=via, negated=self.negated)]
-        start, end = types[self.start], types[self.end]
-        found = [of_types.Requirement(start=start, end=end)]
-        for name, kind in types.items():
-            if name not in (self.start, self.end):
-                leads = of_types.Requirement(start=name, end=self.end).route(edges) is not None
-                via = (start,) if leads else ()
-                found.append(of_types.Requirement(start=kind, end=end, via=via, negated=not leads))
-        return found
+        by_types = [(types[start], types[end], name) for start, end, name in edges]
+        return of_types.only(types[self.start], types[self.end], by_types)
 
 
 def parse_requirement(text: str, stages: Collection[str]) -> Requirement | tuple[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requirements on a set of channels: `low_t -> high_t via filter_t`, `not high_t -> low_t`.
+"""Requirements on a set of channels: `low_t -> high_t via filter_t`, `not high_t -> low_t`, `only filter_t -> high_t`.
 
 Owns their words, and the way from one domain to another along channels.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from sipc.errors import SpecError
 from sipc.selinux.cil import check_identifier
 
-__all__ = ("Requirement", "parse_requirement", "split_requirement")
+__all__ = ("Requirement", "only", "parse_requirement", "split_requirement")
 
+_ONLY = re.compile(r"\s*only\s+(?=\S)")
 _FORM = re.compile(r"\s*(?P<no>not\s+)?(?P<a>\S+)\s*->\s*(?P<b>\S+)(?:\s+via\s+(?P<via>.+?))?\s*")
 
 
@@ -56,15 +57,34 @@ def split_requirement(text: str) -> Requirement | None:
     return Requirement(start=match["a"], end=match["b"], via=via, negated=bool(match["no"]))
 
 
-def parse_requirement(text: str) -> Requirement:
-    """Read one requirement about types.  Raises `SpecError` with the form that would do."""
-    found = split_requirement(text)
-    if found is None:
+def only(start: str, end: str, channels: Sequence[tuple[str, str, str]]) -> list[Requirement]:
+    """What `only start -> end` means for each end of some channels: it gets to `end` by `start`, or not at all."""
+    found = [Requirement(start=start, end=end)]
+    for name in dict.fromkeys(name for sender, receiver, _ in channels for name in (sender, receiver)):
+        if name not in (start, end):
+            leads = Requirement(start=name, end=end).route(channels) is not None
+            found.append(Requirement(start=name, end=end, via=(start,) if leads else (), negated=not leads))
+    return found
+
+
+def parse_requirement(text: str, channels: Sequence[tuple[str, str, str]] = ()) -> list[Requirement]:
+    """Read one requirement about types, which `only` makes several of.  Raises `SpecError` with the form that would do.
+
+    `channels` are (sender, receiver, name): what `only` speaks of.
+    """
+    alone = _ONLY.match(text)
+    found = split_requirement(text[alone.end() :] if alone else text)
+    if found is None or (alone and (found.via or found.negated)):
         raise SpecError(
-            f"requirement {text!r} is not understood: write 'low_t -> high_t via filter_t' or 'not high_t -> low_t'"
+            f"requirement {text!r} is not understood: write 'low_t -> high_t via filter_t', 'not high_t -> low_t' or "
+            "'only filter_t -> high_t'"
         )
     for name in (found.start, found.end, *found.via):
         check_identifier(name, "type")
     if found.start == found.end:
         raise SpecError(f"requirement {text!r} is about one type: name two")
-    return found
+    if not alone:
+        return [found]
+    if not channels:
+        raise SpecError(f"requirement {text!r} speaks of all other ends of some channels: give their definitions too")
+    return only(found.start, found.end, channels)

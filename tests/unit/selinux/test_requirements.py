@@ -11,6 +11,7 @@ from tests.support.policies import modules, specs_of
 from sipc.errors import SpecError
 from sipc.selinux.binary import read_policy
 from sipc.selinux.compose import compose
+from sipc.selinux.grants import types_of
 from sipc.selinux.image import Policy
 from sipc.selinux.options import Options
 from sipc.selinux.report import Report
@@ -46,15 +47,16 @@ def test_requirements_are_read(text: str, parsed: Requirement) -> None:
     """And written back in one form that reads the same."""
     if "->" in text and " -> " not in text:
         text = text.replace("->", " -> ")
-    assert parse_requirement(text) == parsed
-    assert parse_requirement(str(parsed)) == parsed
+    assert parse_requirement(text) == [parsed]
+    assert parse_requirement(str(parsed)) == [parsed]
 
 
 @pytest.mark.parametrize("text", ["", "a_t", "a_t => b_t", "not a_t -> b_t via c_t", "a_t -> a_t", "a b -> c_t",
                                   "a_t -> b) (c", "a_t -> b_t via c d",
-                                  "a_t -> b_t via ,", "a_t -> b_t via c_t,"])  # fmt: skip
+                                  "a_t -> b_t via ,", "a_t -> b_t via c_t,", "only a_t -> b_t",
+                                  "only a_t -> b_t via c_t", "only not a_t -> b_t", "only"])  # fmt: skip
 def test_what_is_no_requirement_is_refused(text: str) -> None:
-    """With the form that would do."""
+    """With the form that would do; `only` speaks of channels, and here are none."""
     with pytest.raises(SpecError):
         parse_requirement(text)
 
@@ -81,9 +83,15 @@ def chain(small: list[Path]) -> Policy:
     return compiled(small, CHAIN)
 
 
+def requirements(definition: str, *texts: str) -> list[Requirement]:
+    """Read requirements on a definition's channels."""
+    channels = [(types.sender, types.receiver, types.name) for types in map(types_of, specs_of(definition))]
+    return [found for text in texts for found in parse_requirement(text, channels)]
+
+
 def verdict(policy: Policy, definition: str, *texts: str) -> Report:
     """Verify channels and requirements."""
-    return verify(policy, specs_of(definition), OPTIONS, [parse_requirement(text) for text in texts])
+    return verify(policy, specs_of(definition), OPTIONS, requirements(definition, *texts))
 
 
 def test_a_chain_goes_through_its_filter_and_not_back(chain: Policy) -> None:
@@ -134,10 +142,25 @@ def test_a_file_around_the_filter_is_found(small: list[Path]) -> None:
 
 def test_requirements_can_stand_alone(chain: Policy) -> None:
     """About any two domains of a policy; unknown names are bad input, and nothing at all is an error."""
-    assert verify(chain, [], OPTIONS, [parse_requirement("not high_t -> low_t")]).ok
+    assert verify(chain, [], OPTIONS, parse_requirement("not high_t -> low_t")).ok
     with pytest.raises(SpecError, match="no type nobody_t"):
-        verify(chain, [], OPTIONS, [parse_requirement("not nobody_t -> low_t")])
+        verify(chain, [], OPTIONS, parse_requirement("not nobody_t -> low_t"))
     with pytest.raises(SpecError, match="nothing to verify"):
         verify(chain, [], OPTIONS)
     with pytest.raises(SpecError, match="no type domain"):
-        verify(chain, [], OPTIONS, [parse_requirement("not domain -> low_t")])
+        verify(chain, [], OPTIONS, parse_requirement("not domain -> low_t"))
+
+
+def test_only_is_said_of_every_other_end(small: list[Path], chain: Policy) -> None:
+    """Each other end reaches it through the one, or not at all: in the channels and in the whole policy."""
+    assert requirements(CHAIN, "only filter_t -> high_t") == [
+        Requirement(start="filter_t", end="high_t"), Requirement(start="low_t", end="high_t", via=("filter_t",)),
+    ]  # fmt: skip
+    assert requirements(CHAIN, "only low_t -> filter_t") == [
+        Requirement(start="low_t", end="filter_t"), Requirement(start="high_t", end="filter_t", negated=True),
+    ]  # fmt: skip
+    assert verdict(chain, CHAIN, "only filter_t -> high_t", "only low_t -> filter_t").ok
+    assert not verdict(compiled(small, CHAIN + BYPASS), CHAIN + BYPASS, "only filter_t -> high_t").ok
+    extra = "(type drop_t)\n(roletype object_r drop_t)\n(allow low_t drop_t (file (write)))\n"
+    extra += "(allow high_t drop_t (file (read)))\n"
+    assert not verdict(compiled(small, CHAIN, extra), CHAIN, "only filter_t -> high_t").ok
