@@ -22,11 +22,11 @@ $(VENV)/.bench: $(ROOT)pyproject.toml
 demo: $(VENV)/.demo   ## a file crosses a channel whose helper has already exited
 	@$(VENV)/bin/sipc demo
 
-test: $(VENV)/.dev    ## unit and host tests
+test: $(VENV)/.dev    ## all test tiers: unit, host, guest
 	@$(ROOT)scripts/test.sh $(PY)
 
 vm-test: $(VENV)/.dev ## the tests in an enforcing SELinux guest (software emulation); logs in build/vm
-	@cd $(ROOT) && mkdir -p build/vm && $(PY) -m pytest -q tests/vm --junitxml=build/vm/junit.xml
+	@$(ROOT)scripts/test.sh $(PY) vm
 
 vm-shell: $(VENV)/.dev ## a shell in that guest
 	@cd $(ROOT) && $(PY) -m tests.vm.emulator
