@@ -151,9 +151,9 @@ class _Running:
                 except RemoteProtocolError as error:
                     self._log_violation(stack, error)
                     raise
-            code, reason = StageExit.ENDED, ""
+            code, reason = StageExit.ENDED, "all input has ended"
         except (SipcError, FilterFailed, Stopped) as error:
-            code, reason = _code_of(error), str(error)
+            code, reason = _code_of(error), str(error) or "asked to stop"
             if code is not StageExit.STOPPED:
                 self.report(reason)
         except BaseException as error:
@@ -208,7 +208,7 @@ class _Running:
                 end = open_receiver(registered, cursor=cursor, registry=registry, timeout=_APPEAR, policy=policy)
                 self.receivers[name] = end
                 counts.end = end
-                stack.callback(end.close)
+                stack.callback(_close, end)
             else:
                 counts.end = senders[name] = open_sender(registered, registry=registry, timeout=_APPEAR, policy=policy)
         return outputs
@@ -256,6 +256,11 @@ class _Running:
             end.confine()
         except (PolicyUnavailable, KernelError) as error:
             self.report(f"note: not confined: {error}")
+
+
+def _close(end: Receiver) -> None:
+    with suppress(Busy):  # a thread waits in it, as long as this process lives
+        end.close()
 
 
 def _policy(stage: Stage) -> EndpointPolicy | None:

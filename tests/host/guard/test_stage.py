@@ -79,7 +79,7 @@ def test_when_the_input_ends_every_stage_ends_in_order(making: Making, folder: P
         assert frames((folder / "got").read_bytes()) == [b"judged " + one for one in messages[:-2]]
         for name, kind in (("a", "source"), ("b", "filter"), ("c", "sink")):
             status = built.status(name)
-            assert (status["state"], status["reason"], status["kind"]) == ("stopped", "", kind)
+            assert (status["state"], status["reason"], status["kind"]) == ("stopped", "all input has ended", kind)
             assert status["starts"] == turn + 1
     assert len(visible(folder / "quarantine")) == 2
 
@@ -151,6 +151,7 @@ def test_a_stage_that_waits_stops_at_once_and_goes_on_later(number: int, making:
             assert stage.ended() == (130, "")
             status = built.status(name)
             assert (status["state"], status["starts"]) == ("stopped", turn + 1)
+            assert status["reason"] == "asked to stop"
     assert [(folder / "out" / name).read_bytes() for name in visible(folder / "out")] == [
         b"judged message 0", b"judged message 1",
     ]  # fmt: skip
@@ -182,8 +183,8 @@ def test_a_stage_that_can_not_send_stops_all_the_same(making: Making, folder: Pa
     judge = built.start("b")
     messages = [b"%03d " % number + b"x" * 9000 for number in range(20)]
     sender = Child(lambda: _send_all(built, messages))
-    # The output has four slots: the second message of three blocks does not go into it any more.
-    wait_for_status(built, "b", lambda status: status["verdicts"]["pass"] == 2)
+    # The queue holds two announcements, and the first message has three blocks.
+    wait_for_status(built, "b", lambda status: status["verdicts"]["pass"] == 1)
     judge.popen.send_signal(signal.SIGTERM)
     assert judge.ended() == (130, "")
     judge = built.start("b")
@@ -199,6 +200,34 @@ def _send_all(built: Built, messages: list[bytes]) -> None:
     with sipc.open_sender("g.raw", registry=built.registry) as sender:
         for one in messages:
             sender.send(one)
+
+
+def test_stages_with_many_inputs_and_outputs_stop_and_end_as_others_do(making: Making, folder: Path) -> None:
+    """A filter and a sink with two inputs each: everything comes; stopped they go on later, and all end with 0."""
+    (folder / "other").write_bytes(b"other")
+    two = {"first": ("a", "b"), "second": ("d", "b"), "one": ("b", "c"), "two": ("b", "e"), "direct": ("d", "c")}
+    built = making(
+        {"a": "source = { stdin = true }", "d": 'source = { file = "FOLDER/other" }',
+         "e": 'sink = { directory = "FOLDER/out2" }'}, two,
+    )  # fmt: skip
+    (folder / "out2").mkdir()
+    stages = {name: built.start(name) for name in "bcde"}
+    assert stages["d"].ended() == (0, "")
+    wait_for_files(folder / "out", 2)
+    wait_for_files(folder / "out2", 1)
+    for name in "bce":
+        stages[name].popen.send_signal(signal.SIGTERM)
+        assert stages[name].ended() == (130, "")
+        assert built.status(name)["state"] == "stopped"
+    stages = {name: built.start(name) for name in "bce"}
+    (folder / "given").write_bytes(b"".join(map(message, (b"x", b"drop", b"z"))))
+    with (folder / "given").open("rb") as given:
+        stages["a"] = built.start("a", stdin=given)
+    assert {name: stage.ended() for name, stage in stages.items()} == dict.fromkeys("abce", (0, ""))
+    judged = [b"judged other", b"judged x", b"judged z"]
+    for place, expected in (("out", [*judged, b"other"]), ("out2", judged)):
+        assert sorted((folder / place / name).read_bytes() for name in visible(folder / place)) == expected
+    assert built.status("c")["channels"]["direct"]["direction"] == "in"
 
 
 # -- faults of others
@@ -224,7 +253,7 @@ def test_a_sender_that_breaks_the_protocol_ends_the_stage(stage: str, making: Ma
     sink = built.start("c") if stage == "b" else None
     Child(lambda: _violate(built)).result()
     code, said = process.ended()
-    assert (code, int(StageExit.VIOLATED)) == (76, 76)
+    assert (code, int(StageExit.VIOLATED)) == (76, 76), said
     assert "the sender broke the protocol: kind" in said
     status = built.status(stage)
     assert status["state"] == "violated"
