@@ -35,12 +35,13 @@ from sipc.kernel.sysv import SysvObjects
 from sipc.spec import Role
 
 __all__ = (
-    "OPEN", "WARM", "WAYS", "Confined", "End", "Mode", "Received", "Run", "Setting", "Way", "by_time", "compile_ways",
-    "library",
+    "NOTHING", "OPEN", "WARM", "WAYS", "Confined", "End", "Mode", "Received", "Run", "Setting", "Way", "by_time",
+    "compile_ways", "library",
 )  # fmt: skip
 
 SOURCES = Path(__file__).with_name("leftovers")
 MESSAGE, PAGE = 32, 4096
+NOTHING = -1  # of leftover.h: the sender sees nothing yet
 PAGES = 64  # behind the clock's; as many as the widest symbol has bits, and two
 WARM = 33  # symbols before the counted ones, all zero
 

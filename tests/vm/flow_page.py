@@ -42,7 +42,7 @@ What is *not* measured here: time, caches, memory and processors in use, and wha
 - **Where data waits to be taken, the writer sees whether there is room.** Pipes, sockets, both kinds of queues: no
   permission gates it. Where nothing waits (a file that is written and read), the reader can be kept invisible, and then
   the writer can not know when a block was read. sipc accepts this one way back; it has been
-  [measured](../SECURITY.md#what-remains-open).
+  [measured](threat-model.md#measured).
 - **System V queue, not POSIX.** A message needs the right of its class at every call, and is refused at the next one
   when it is revoked; everything but *full or not* is gated by `getattr`, `read` and others that an end has no use for.
   A POSIX queue tells its writer how many messages wait and whether the reader asked for notice, gated by nothing, and
