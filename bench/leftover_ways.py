@@ -23,6 +23,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import posix_ipc
 import sysv_ipc
 from bench.contest import Contestant
@@ -95,12 +96,9 @@ class Way:
 
 # A zero is nothing for so long.  Below the cost of the receiver's call nothing arrives; above some ten of it the wait
 # is most of the turn.
-_WAITS = tuple(Setting(span_ns=ns) for ns in (700, 1000, 1500, 2500, 5000))
+_WAITS = tuple(Setting(span_ns=ns) for ns in (700, 1000, 1500, 2500))
 # Parts narrower than a system call's own spread are mistaken for their neighbours.
-_PARTS = tuple(
-    Setting(bits=bits, span_ns=ns)
-    for bits, ns in ((1, 500), (1, 700), (2, 400), (2, 500), (2, 700), (3, 300), (3, 500))
-)
+_PARTS = tuple(Setting(bits=bits, span_ns=ns) for bits, ns in ((1, 700), (2, 500), (2, 700), (3, 500)))
 OPEN = "nothing"  # in front of every `closed_by` of this kind
 _RELAY = f"{OPEN}; a relay would bound it"
 _FILTER = "seccomp, at either end"
@@ -139,7 +137,7 @@ WAYS = (
         code="receiver wakes one of the words that the sender sleeps on",
         function="futex_woken",
         closed_by=_FILTER,
-        settings=tuple(Setting(bits=bits) for bits in (1, 3, 5, 7)),
+        settings=tuple(Setting(bits=bits) for bits in (1, 3, 5)),
     ),
     Way(
         name="futex in the segment, counted",
@@ -383,6 +381,4 @@ def _address(view: memoryview) -> int:
     owner: Any = view.obj
     if isinstance(owner, ctypes.Array):
         return ctypes.addressof(owner)
-    import numpy as np
-
     return int(np.frombuffer(view, dtype="u1").ctypes.data)

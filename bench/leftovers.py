@@ -40,7 +40,7 @@ _SEED = 20250101
 _ROUNDS = _LEAST_ROUNDS = 5
 _BUDGET = 55.0  # seconds for everything
 _TRIES = 3  # of each setting
-_SECONDS = 0.04  # of one run
+_SECONDS = 0.03  # of one run
 _GUESS = 4.0  # standard deviations from one half within which bits count as guessed
 
 
