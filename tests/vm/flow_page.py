@@ -48,8 +48,9 @@ What is *not* measured here: time, caches, memory and processors in use, and wha
   A POSIX queue tells its writer how many messages wait and whether the reader asked for notice, gated by nothing, and
   an open one asks nothing again.
 - **System V memory.** A class of its own, so that a rule for files can not open it by accident; and no descriptor, so
-  no locks, times, flags or position. What remains is gated by nothing: pages touched (the helper fills every page),
-  and futexes (the [seccomp filter](seccomp.md)). A mapping outlives its rule, here and everywhere: end the processes.
+  no locks, times, flags or position. What remains is gated by nothing: pages touched (the helper fills every page,
+  and a sender can make holes again) and futexes; both are for the [seccomp filter](seccomp.md). A mapping outlives its
+  rule, here and everywhere: end the processes.
 - **Sockets.** Two that connect can be held to one direction by `write` and `read` on their own sockets; `connectto`
   gives none. A socketpair that is handed over can not: whoever gets an end needs both.
 - **Semaphores** that are taken and given tell both sides. A System V set that is only looked at does not.

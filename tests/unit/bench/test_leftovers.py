@@ -176,3 +176,26 @@ def test_too_few_rounds_or_part_of_the_page_is_a_usage_error(argv: list[str]) ->
     with pytest.raises(SystemExit) as ended:
         leftovers.main(argv)
     assert ended.value.code == 2
+
+
+def test_what_was_not_measured_whole_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page keeps its last whole table; exit code 1."""
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(leftovers.MARKS))
+    monkeypatch.setattr(leftovers, "_BUDGET", -1.0)
+    monkeypatch.setattr(leftovers, "PAGE", page)
+    monkeypatch.setattr(leftovers, "OUT", tmp_path / "out.json")
+    monkeypatch.setattr(leftovers.signal, "signal", lambda *_: None)  # this process keeps its own
+    assert leftovers.main(["--write-docs"]) == 1
+    assert page.read_text() == "\n".join(leftovers.MARKS)
+    assert list(tmp_path.iterdir()) == [page]
+
+
+def test_rounds_that_were_not_played_are_in_no_summary() -> None:
+    """Of a run that ended early."""
+    made = Results(11)
+    made.add("section", "name", "column", 0, 1.0)
+    made.add("section", "name", "column", 2, 3.0)
+    made.trim(5)
+    assert made.rounds == 5
+    assert made.series["section"]["name"]["column"] == [1.0, None, 3.0, None, None]
