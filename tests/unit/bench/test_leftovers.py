@@ -185,7 +185,7 @@ def test_what_was_not_measured_whole_is_not_written(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(leftovers, "_BUDGET", -1.0)
     monkeypatch.setattr(leftovers, "PAGE", page)
     monkeypatch.setattr(leftovers, "OUT", tmp_path / "out.json")
-    monkeypatch.setattr(leftovers.signal, "signal", lambda *_: None)  # this process keeps its own
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process keeps its own
     assert leftovers.main(["--write-docs"]) == 1
     assert page.read_text() == "\n".join(leftovers.MARKS)
     assert list(tmp_path.iterdir()) == [page]
