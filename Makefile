@@ -4,7 +4,7 @@ ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 VENV := $(ROOT).venv
 PY   := $(VENV)/bin/python
 
-.PHONY: demo test vm-test vm-shell vagrant-test lint bench clean
+.PHONY: demo test vm-test vm-shell vagrant-test lint bench leftovers clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.demo: $(ROOT)pyproject.toml
@@ -39,6 +39,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench ## compare with pipes, sockets, ZeroMQ, iceoryx2; writes bench/results
 	@cd $(ROOT) && $(PY) -m bench --write-readme
+
+leftovers: $(VENV)/.dev ## what a receiver could tell a sender, in kbit/s; a minute; writes docs/threat-model.md
+	@cd $(ROOT) && $(PY) -m bench.leftovers --write-docs
 
 clean:
 	@rm -rf $(VENV) $(ROOT).pytest_cache $(ROOT).mypy_cache $(ROOT).ruff_cache $(ROOT).hypothesis $(ROOT)dist

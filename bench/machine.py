@@ -33,6 +33,11 @@ def describe() -> dict[str, str | int]:
     }
 
 
+def load() -> float:
+    """Processes that wanted a core, over the last minute: how busy others keep the machine."""
+    return os.getloadavg()[0]
+
+
 def versions() -> dict[str, str]:
     """Of every package in the contest, of the C compiler and of cat."""
     found = {}

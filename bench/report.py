@@ -48,7 +48,7 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """About three significant digits, never in exponents."""
     size = abs(value)
     if size >= 100 or value == 0:
@@ -57,26 +57,32 @@ def _number(value: float) -> str:
     return f"{value:.{places}f}"
 
 
-def _cell(summary: Summary | None, scale: float = 1.0) -> str:
+def cell_of(summary: Summary | None, scale: float = 1.0) -> str:
+    """Median (lowest-highest)."""
     if summary is None:
         return "-"
     low, high = summary.low * scale, summary.high * scale
-    return f"{_number(summary.median * scale)} ({_number(low)}-{_number(high)})"
+    return f"{number(summary.median * scale)} ({number(low)}-{number(high)})"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(head) - 1)]
+def table(head: list[str], rows: list[list[str]], *, words: int = 1) -> list[str]:
+    """The lines of a table; its first `words` columns are words, the others numbers."""
+    rule = [*["---"] * words, *["---:"] * (len(head) - words)]
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, rule, *rows)]
     return ["| " + " | ".join(row) + " |" for row in cells]
 
 
-def _machine(facts: dict[str, Any], rounds: int) -> str:
-    machine, versions = facts["machine"], facts["versions"]
+def measured_on(machine: dict[str, Any]) -> str:
+    """Processor, cores and kernel, as the first words of a table's heading."""
     kind = "virtual machine, " if machine["virtual"] == "yes" else ""
+    return f"Measured on {machine['cpu']} ({kind}{machine['cores']} cores), Linux {machine['kernel']}"
+
+
+def _machine(facts: dict[str, Any], rounds: int) -> str:
+    versions = facts["versions"]
     return (
-        f"Measured on {machine['cpu']} ({kind}{machine['cores']} cores), Linux {machine['kernel']}, "
-        f"Python {machine['python']}, pyzmq {versions['pyzmq']}, iceoryx2 {versions['iceoryx2']}: "
-        f"{rounds} rounds, all contestants interleaved. "
+        f"{measured_on(facts['machine'])}, Python {facts['machine']['python']}, "
+        f"pyzmq {versions['pyzmq']}, iceoryx2 {versions['iceoryx2']}: {rounds} rounds, all contestants interleaved. "
         "Cells are the median and (lowest-highest) over the rounds."
     )
 
@@ -88,7 +94,7 @@ def _throughput(results: Results) -> list[str]:
         return []
     body = []
     for name in rows:
-        cells = [_cell(results.summary("throughput", name, str(size))) for size in sizes]
+        cells = [cell_of(results.summary("throughput", name, str(size))) for size in sizes]
         failed = {
             fail["column"] for fail in results.failures if (fail["section"], fail["name"]) == ("throughput", name)
         }
@@ -97,39 +103,39 @@ def _throughput(results: Results) -> list[str]:
     return [
         "Throughput, GB/s, sender and receiver on a core each, two copies:",
         "",
-        *_table(["", *map(size_label, sizes)], body),
+        *table(["", *map(size_label, sizes)], body),
         "",
     ]
 
 
 def _others(results: Results) -> list[str]:
     lines: list[str] = []
-    rows = [[name, _cell(results.summary("records", name, "64"), 1e-6)] for name in results.series.get("records", {})]
+    rows = [[name, cell_of(results.summary("records", name, "64"), 1e-6)] for name in results.series.get("records", {})]
     if rows:
-        lines += [*_table(["64-byte messages", "million/s"], rows), ""]
+        lines += [*table(["64-byte messages", "million/s"], rows), ""]
     rows = [
-        [name, _cell(results.summary("latency", name, "p50")), _cell(results.summary("latency", name, "p99"))]
+        [name, cell_of(results.summary("latency", name, "p50")), cell_of(results.summary("latency", name, "p99"))]
         for name in results.series.get("latency", {})
     ]
     if rows:
-        lines += [*_table(["one-way latency, a 64-byte message every ms", "p50, us", "p99, us"], rows), ""]
+        lines += [*table(["one-way latency, a 64-byte message every ms", "p50, us", "p99, us"], rows), ""]
     columns = [str(size) for size in (SMALL_FILE, LARGE_FILE)]
     rows = []
     for name, cells in results.series.get("file", {}).items():
         rows += [
-            [f"{name}, {size_label(int(column))}", _cell(results.summary("file", name, column))] for column in cells
+            [f"{name}, {size_label(int(column))}", cell_of(results.summary("file", name, column))] for column in cells
         ]
     if rows:
-        lines += [*_table(["file to /dev/null", "s"], rows), ""]
+        lines += [*table(["file to /dev/null", "s"], rows), ""]
     rows = [
-        [name, *(_cell(results.summary("memory", name, column), 1 / 1024) for column in columns)]
+        [name, *(cell_of(results.summary("memory", name, column), 1 / 1024) for column in columns)]
         for name in results.series.get("memory", {})
     ]
     if rows:
-        lines += [*_table(["peak memory, MiB", *(size_label(int(column)) for column in columns)], rows), ""]
-    rows = [[name, _cell(results.summary("start", name, "s"), 1000)] for name in results.series.get("start", {})]
+        lines += [*table(["peak memory, MiB", *(size_label(int(column)) for column in columns)], rows), ""]
+    rows = [[name, cell_of(results.summary("start", name, "s"), 1000)] for name in results.series.get("start", {})]
     if rows:
-        lines += [*_table(["start to end", "ms"], rows), ""]
+        lines += [*table(["start to end", "ms"], rows), ""]
     return lines
 
 
@@ -141,16 +147,16 @@ def _target_rows(targets: list[Target]) -> list[list[str]]:
         if worst is None:
             rows.append([target.title, wanted, "-", "not measured"])
             continue
-        missed = [f"{part.label}: {_number(part.value)}" for part in target.parts if not part.met]
+        missed = [f"{part.label}: {number(part.value)}" for part in target.parts if not part.met]
         if missed:
             verdict = f"**missed** in {len(missed)} of {len(target.parts)}: {'; '.join(missed)}"
         else:
             verdict = "met" if target.met else "met where measured"
         if target.missing:
             verdict += f"; not measured: {', '.join(target.missing)}"
-        low, high = _number(worst.low), _number(worst.high)
+        low, high = number(worst.low), number(worst.high)
         spread = f" ({low}-{high})" if low != high else ""
-        rows.append([target.title, wanted, f"{_number(worst.value)}{spread}, {worst.label}", verdict])
+        rows.append([target.title, wanted, f"{number(worst.value)}{spread}, {worst.label}", verdict])
     return rows
 
 
@@ -158,7 +164,7 @@ def markdown(results: Results, facts: dict[str, Any]) -> str:
     """The README's fragment: machine, tables, targets."""
     lines = [_machine(facts, results.rounds), "", *_throughput(results), *_others(results)]
     head = ["this library against", "wanted", "worst measured", "verdict"]
-    lines += ["Targets, ratios taken within each round:", "", *_table(head, _target_rows(judge(results)))]
+    lines += ["Targets, ratios taken within each round:", "", *table(head, _target_rows(judge(results)))]
     if results.failures:
         lines += ["", "Not measured:", ""]
         for fail in results.failures:
@@ -168,11 +174,11 @@ def markdown(results: Results, facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def into_readme(readme: Path, fragment: str) -> None:
-    """Put the fragment between the markers; raises `ValueError` unless each is there once, in order."""
-    text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"{readme.name}: no single pair of {BEGIN} and {END}")
-    write(readme, f"{before}{BEGIN}\n{fragment}{END}{after}")
+def into_page(page: Path, fragment: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Put the fragment between the marks; raises `ValueError` unless each is there once, in order."""
+    text = page.read_text()
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not begin or not end or marks[0] in rest or marks[1] in after:
+        raise ValueError(f"{page.name}: no single pair of {marks[0]} and {marks[1]}")
+    write(page, f"{before}{begin}\n{fragment}{end}{after}")

@@ -123,7 +123,7 @@ def _publish(results: Results, facts: dict[str, Any], out: Path, arguments: argp
     if results.series.get("throughput"):
         plot.draw(results, out / "throughput.svg")
     if arguments.write_readme:
-        report.into_readme(TOP / "README.md", fragment)
+        report.into_page(TOP / "README.md", fragment)
     print(fragment, end="")
 
 

@@ -75,6 +75,14 @@ class Results:
         series = self.series.get(section, {}).get(name, {}).get(column, [])
         return [value for value in series if value is not None]
 
+    def trim(self, rounds: int) -> None:
+        """There were only so many rounds."""
+        self.rounds = rounds
+        for rows in self.series.values():
+            for columns in rows.values():
+                for series in columns.values():
+                    del series[rounds:]
+
     def summary(self, section: str, name: str, column: str) -> Summary | None:
         """Summary of one series, or None when it has no value."""
         values = self.values(section, name, column)

@@ -42,14 +42,15 @@ What is *not* measured here: time, caches, memory and processors in use, and wha
 - **Where data waits to be taken, the writer sees whether there is room.** Pipes, sockets, both kinds of queues: no
   permission gates it. Where nothing waits (a file that is written and read), the reader can be kept invisible, and then
   the writer can not know when a block was read. sipc accepts this one way back; it has been
-  [measured](../SECURITY.md#what-remains-open).
+  [measured](threat-model.md#measured).
 - **System V queue, not POSIX.** A message needs the right of its class at every call, and is refused at the next one
   when it is revoked; everything but *full or not* is gated by `getattr`, `read` and others that an end has no use for.
   A POSIX queue tells its writer how many messages wait and whether the reader asked for notice, gated by nothing, and
   an open one asks nothing again.
 - **System V memory.** A class of its own, so that a rule for files can not open it by accident; and no descriptor, so
-  no locks, times, flags or position. What remains is gated by nothing: pages touched (the helper fills every page),
-  and futexes (the [seccomp filter](seccomp.md)). A mapping outlives its rule, here and everywhere: end the processes.
+  no locks, times, flags or position. What remains is gated by nothing: pages touched (the helper fills every page,
+  and a sender can make holes again) and futexes; both are for the [seccomp filter](seccomp.md). A mapping outlives its
+  rule, here and everywhere: end the processes.
 - **Sockets.** Two that connect can be held to one direction by `write` and `read` on their own sockets; `connectto`
   gives none. A socketpair that is handed over can not: whoever gets an end needs both.
 - **Semaphores** that are taken and given tell both sides. A System V set that is only looked at does not.

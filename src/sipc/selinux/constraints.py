@@ -42,7 +42,7 @@ _OWN_CLASSES = ("fd", "fifo_file", "key", "unix_dgram_socket", "unix_stream_sock
 # Ways around: writes through map_files, tracing, reading others' IPC objects, raw memory.
 _CAPABILITIES = ("ipc_owner", "sys_admin", "sys_module", "sys_ptrace", "sys_rawio")
 _CAPABILITIES2 = ("bpf", "checkpoint_restore", "mac_admin", "mac_override", "perfmon")
-# flock(2) and fcntl(2) locks on a file that both may open carry 50 kbit/s either way.
+# flock(2) and fcntl(2) locks on a file that both may open carry bits either way (docs/threat-model.md has the rates).
 _LOCKED_CLASSES = ("blk_file", "chr_file", "dir", "fifo_file", "file", "lnk_file", "sock_file")
 
 
