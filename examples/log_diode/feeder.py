@@ -90,15 +90,17 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def batch(data: bytes, *, ended: bool) -> bytes:
-    """As much of `data` as is whole lines.
+def batch(data: bytes, *, ended: bool) -> tuple[bytes, int]:
+    """As much of `data`, which is no more than a batch, as is whole lines; and how many of its bytes that were.
 
     A line of more than a batch is broken; a last line without its end gets one, when no more can come.
     """
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole:
-        return whole
-    return data + b"\n" if data and (ended or len(data) >= BATCH) else b""
+    end = data.rfind(b"\n") + 1
+    if end:
+        return data[:end], end
+    if data and (ended or len(data) >= BATCH):
+        return data + b"\n", len(data)
+    return b"", 0
 
 
 def follow(log: Path, spool: Spool, *, once: bool) -> None:
@@ -141,10 +143,10 @@ def _drain(file: BinaryIO, spool: Spool, *, ended: bool) -> bool:
     while True:
         file.seek(offset)
         data = file.read(BATCH)
-        whole = batch(data, ended=ended and len(data) < BATCH)
-        if not whole:
+        whole, used = batch(data, ended=ended and len(data) < BATCH)
+        if not used:
             return moved
-        offset += min(len(whole), len(data))
+        offset += used
         spool.put(whole, device=status.st_dev, inode=status.st_ino, offset=offset)
         moved = True
 
@@ -161,9 +163,9 @@ def stream(fd: int, spool: Spool) -> None:
         left = due - time.monotonic()
         if not ended and len(data) < BATCH and left > 0 and select.select([fd], [], [], left)[0]:
             continue
-        while whole := batch(data[:BATCH], ended=ended):
-            data = data[min(len(whole), len(data)) :]
-            spool.put(whole)
+        while (found := batch(data[:BATCH], ended=ended))[1]:
+            spool.put(found[0])
+            data = data[found[1] :]
 
 
 def main() -> int:
