@@ -132,7 +132,7 @@ def _short(text: str, fixed: int) -> str:
 
 
 # The journal says a number as a string; a text that is not UTF-8, or does not print, as a list of its bytes; a field
-# that was given more than once as a list of those; and one that is longer than it shows as null.
+# that was given more than once as a list of those; and one of more than 4096 bytes, without --all, as null.
 _Number = Annotated[str, Meta(pattern=r"\A[0-9]{1,16}\Z")]
 _Byte = Annotated[int, Meta(ge=0, le=255)]
 _Text = str | list[_Byte | str | list[_Byte]] | None
@@ -146,7 +146,7 @@ class Entry(msgspec.Struct, frozen=True):
     """
 
     realtime: _Number = msgspec.field(name="__REALTIME_TIMESTAMP")  # microseconds
-    message: _Text = msgspec.field(name="MESSAGE", default=None)
+    message: _Text = msgspec.field(name="MESSAGE", default="")
     priority: _Text = msgspec.field(name="PRIORITY", default=None)
     facility: _Text = msgspec.field(name="SYSLOG_FACILITY", default=None)
     identifier: _Text = msgspec.field(name="SYSLOG_IDENTIFIER", default=None)
@@ -158,6 +158,8 @@ class Entry(msgspec.Struct, frozen=True):
 _ENTRY = msgspec.json.Decoder(Entry)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_A_NAME = re.compile(r"[^!-~]")
+# Else who logs 5000 bytes at once would log nothing.
+_LEFT_OUT = "[journalctl leaves out what is longer than 4096 bytes; give it --all]"
 _INFORMATION = 6  # severity of what names none
 
 
@@ -166,7 +168,7 @@ def _entry(line: bytes) -> str:
     time = (_EPOCH + timedelta(microseconds=int(entry.realtime))).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     priority = _number(entry.facility, _FACILITIES, _USER) * 8 + _number(entry.priority, 8, _INFORMATION)
     name = _name(entry.identifier, 48) if entry.identifier else _name(entry.command, 48)
-    text = harmless(_text(entry.message))
+    text = _LEFT_OUT if entry.message is None else harmless(_text(entry.message))
     return f"<{priority}>1 {time} {_name(entry.host, 255)} {name} {entry.process or '-'} - -{' ' if text else ''}{text}"
 
 
