@@ -19,7 +19,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 60.0  # a loaded machine; it takes about two
-WIDTH = 118
 
 ORDER = """\
 {"order": "A-1001", "customer": "C-17", "currency": "EUR",
@@ -106,16 +105,18 @@ def quarantined(folder: Path) -> dict[bytes, str]:
 
 
 def show(folder: Path) -> bool:
-    """One line for each document; whether each became what it must."""
+    """One line for each document, and what arrived, byte for byte; whether each became what it must."""
     arrived, kept = delivered(folder), quarantined(folder)
     right = len(arrived) == sum(reason is None for _, reason in DOCUMENTS.values())
     for name, (data, reason) in DOCUMENTS.items():
-        if reason is None and arrived:
-            what = f"delivered    {arrived.pop(0).decode()}"
-        else:
-            what = f"quarantined  {kept.get(data, 'NOT THERE')}"
-            right &= kept.get(data) == reason
-        print(f"  {name:<22} {len(data):>11,} bytes  {what}"[:WIDTH])
+        found = kept.get(data)
+        right &= found == reason
+        what = f"quarantined: {found}" if found else "delivered" if reason is None else "NOT THERE"
+        print(f"  {name:<22} {len(data):>10,} bytes  {what}")
+    print("what arrived:")
+    for document in arrived:
+        print(f"  {document.decode()}")
+    print("the audit log of scrub:")
     return right
 
 
@@ -125,9 +126,9 @@ def audit(folder: Path) -> bool:
     changed = folder / "changed.jsonl"
     changed.write_text(log.read_text().replace('"quarantine"', '"pass"', 1))
     codes = []
-    for path, what in ((log, "the audit log"), (changed, "with one verdict changed")):
+    for path, what in ((log, "as it is"), (changed, "with one verdict changed")):
         done = subprocess.run(sipc("guard", "audit", "verify", path), capture_output=True, text=True, check=False)
-        print(f"  {what}: {(done.stdout or done.stderr).splitlines()[0].replace(f'{folder}/', '')}"[:WIDTH])
+        print(f"  {what}: {(done.stdout or done.stderr).splitlines()[0].replace(f'{folder}/', '')}")
         codes.append(done.returncode)
     return codes == [0, 1]
 
@@ -139,7 +140,8 @@ def main() -> int:
         for place in ("in", "out", "quarantine", "registry"):
             (folder / place).mkdir(mode=0o700)
         (folder / "guard.toml").write_text(local(folder))
-        environment = {**os.environ, "PYTHONPATH": str(HERE), "SIPC_REGISTRY": str(folder / "registry")}
+        path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, "SIPC_REGISTRY": str(folder / "registry")}
         subprocess.run(sipc("guard", "check", folder / "guard.toml"), check=True, stdout=subprocess.DEVNULL)
         print("JSON guard: ingest -> scrub -> deliver, a process each; nothing leads back")
         put(folder / "in")

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.guard_audit import audit
 from sipc.cli.guard_run import run
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
@@ -78,6 +79,7 @@ def init(folder: Path) -> int:
     return Exit.OK
 
 
+guard.add_command(audit)
 guard.add_command(run)
 
 
