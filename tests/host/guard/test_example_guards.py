@@ -118,7 +118,7 @@ def test_a_log_comes_out_whole_and_harmless(registry: Path, folder: Path, tmp_pa
     assert lines == [
         *((HEAD + text).replace(b"\x1b", rb"\x1b").replace(b"\xff", rb"\xff").decode() for text in texts),
         "",
-    ]  # noqa: E501
+    ]
     assert all(line.isprintable() for line in lines)
     assert guard.kept() == []
 
@@ -155,7 +155,7 @@ def test_the_commands_of_the_page_make_a_guard_that_runs(name: str, registry: Pa
         body + 'echo "$!"\nwait "$!"\n'
         if "&\n" in body
         else body.replace("sipc guard run", "echo $$\nexec sipc guard run")
-    )  # noqa: E501
+    )
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with subprocess.Popen(
         ["bash", "-euc", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
