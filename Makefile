@@ -21,6 +21,7 @@ $(VENV)/.bench: $(ROOT)pyproject.toml
 
 demo: $(VENV)/.demo   ## a file crosses a channel whose helper has already exited; JSON crosses a guard
 	@$(VENV)/bin/sipc demo
+	@echo
 	@$(PY) $(ROOT)examples/json_guard/demo.py
 
 test: $(VENV)/.dev    ## unit and host tests

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +112,20 @@ def test_random_bytes_never_pass(orders: PythonFilter) -> None:
                 verdict = one.judge(message)
                 assert isinstance(verdict, Quarantine)
                 assert verdict.reason not in set(Reason)
+
+
+def test_what_logger_writes_passes_as_it_is(tmp_path: Path) -> None:
+    """Lines of a program that is not ours (logger(1) of util-linux), as a syslog daemon gets them."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon, filter_of("log_diode") as judge:
+        daemon.bind(str(tmp_path / "log"))
+        for options in ([], ["--id=7", "-t", "app", "-p", "auth.err"], ["--sd-id", "x@1", "--sd-param", r'k="a\"b\]"']):
+            subprocess.run(
+                ["logger", "-u", tmp_path / "log", "--socket-errors=on", "--rfc5424", *options, "--", "text [x] €"],
+                check=True, timeout=60,
+            )  # fmt: skip
+            line = daemon.recv(65536).rstrip(b"\0\n") + b"\n"
+            assert line.startswith(b"<")
+            assert judge.judge(line) == Pass(line)
 
 
 def test_a_terminals_escape_does_not_come_out() -> None:

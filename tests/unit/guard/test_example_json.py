@@ -13,12 +13,13 @@ import msgspec
 import pytest
 from examples.json_guard import json_guard
 from examples.json_guard.json_guard import Item, Order, Refused, Why, canonical, parse, scrub
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from tests.support.orders import BAD, CANONICAL, GOOD, changed, spelled
 
 from sipc.guard.config import read
 from sipc.guard.verdicts import Pass, Quarantine, check_reason
 
+CALM = settings(deadline=None)  # other things run on this machine
 GUARD = Path(__file__).parents[3] / "examples" / "json_guard" / "guard.toml"
 
 # Every character that UTF-8 can say, the ones that are wide in UTF-16 more often: there the orders of keys part.
@@ -43,6 +44,7 @@ def refusal(data: bytes, **options: Any) -> Why:
     return caught.value.why
 
 
+@CALM
 @given(VALUES)
 @example({"\ufb33": 1, "\U0001f600": 2, "\r": 3, "€": 4, "\x80": 5, "ö": 6, "1": 7})
 def test_what_is_written_is_read_again_and_written_again(value: Any) -> None:
@@ -54,6 +56,7 @@ def test_what_is_written_is_read_again_and_written_again(value: Any) -> None:
     assert canonical(again) == data
 
 
+@CALM
 @given(VALUES, st.randoms(use_true_random=False), SPACE, st.booleans())
 def test_all_spellings_become_one(value: Any, random: Any, space: str, ascii_only: bool) -> None:
     """Order of keys, white space, escapes: nothing of them is left, and nothing got longer."""
@@ -124,12 +127,14 @@ def test_a_reason_is_a_word_and_no_part_of_a_key() -> None:
         assert not any(why in key for key in keys)
 
 
+@CALM
 @given(st.integers(0, len(CANONICAL) - 1))
 def test_nothing_that_was_cut_off_passes(at: int) -> None:
     """No beginning of an order is one."""
     assert isinstance(scrub(CANONICAL[:at]), Quarantine)
 
 
+@CALM
 @given(st.binary())
 @example(b'"' * 1000)
 @example(b"\\" * 1000)
@@ -138,6 +143,7 @@ def test_no_bytes_raise(data: bytes) -> None:
     assert isinstance(scrub(data), Quarantine)
 
 
+@CALM
 @given(st.integers(0, len(CANONICAL) - 1), st.binary(max_size=3), st.integers(0, 3))
 def test_an_order_with_a_few_bytes_changed_is_refused_or_canonical(at: int, put: bytes, cut: int) -> None:
     """Whatever passes is a fixed point: passing it again changes nothing, and msgspec reads the same."""
