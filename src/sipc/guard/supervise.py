@@ -152,10 +152,12 @@ class Supervisor:
                 slot.kill_at = None
                 self._say("killed", slot, f"has not ended in {self.settings.patience:g} s: killed")
                 slot.running.signal(SIGKILL)
-            if self.drain_until is not None and slot.running is not None and not slot.told:
-                late = now >= self.drain_until
-                if late or self._is_done(slot):
-                    self._tell(slot, "time is over: told to end" if late else "told to end")
+        if self.drain_until is None:
+            return
+        late = now >= self.drain_until
+        for slot in self.slots.values():
+            if slot.running is not None and not slot.told and (late or self._is_done(slot)):
+                self._tell(slot, "time is over: told to end" if late else "told to end")
 
     # -- stages ------------------------------------------------------------------------------------------------
 
@@ -207,8 +209,7 @@ class Supervisor:
         asked = slot.told or self.drain_until is not None
         again = act is Act.RESTART and not asked
         self._say("ended", slot, f"ended ({why}, {how}){'; starts again' if again else ''}", code=code, why=why)
-        for pid in self.strays.clear(self._pids()):
-            self._say("stray", slot, f"left process {pid} behind: killed", pid=pid)
+        self._clear_strays()
         if again:
             slot.restart_at = time.monotonic() + _PAUSE
         elif not asked or ending is Ending.ALARM:
@@ -220,8 +221,11 @@ class Supervisor:
         elif act is Act.STOP_GUARD:
             self._stop(ending, f"{slot.stage.name}: {why}")
 
-    def _pids(self) -> set[int]:
-        return {slot.running.process.pid for slot in self.slots.values() if slot.running is not None}
+    def _clear_strays(self) -> None:
+        stages = {slot.running.process.pid for slot in self.slots.values() if slot.running is not None}
+        for pid in self.strays.clear(stages):
+            text = f"process {pid} outlived its stage: killed"
+            self.report(Event(kind="stray", text=text, about={"pid": pid}))
 
     def _stop_senders(self, offended: Slot) -> None:
         """Who sends to the stage is the offender; with several it can not be told which, and all are stopped."""
@@ -301,8 +305,7 @@ class Supervisor:
 
     def clear_up(self) -> None:
         """End what is left, and destroy the channels unless something is in them.  Raises what the helper says."""
-        for pid in self.strays.clear(set()):
-            self.report(Event(kind="stray", text=f"process {pid} was left behind: killed", about={"pid": pid}))
+        self._clear_strays()
         left = {name: count for name in self.guard.channels if (count := self._left(name))}
         codes = [slot.code for slot in self.slots.values() if slot.code is not None]
         in_doubt = not all(map(ended_in_order, codes)) and any(map(self._used, self.guard.channels))
