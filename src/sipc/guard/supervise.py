@@ -21,12 +21,15 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from typing import Any
 
-from sipc.errors import SipcError
+from sipc.errors import SipcError, SpecError
+from sipc.guard.chain import MAX_LINE, decode
 from sipc.guard.channels import Channels
 from sipc.guard.foreground import Interrupts, Strays, lines_of
-from sipc.guard.launch import Account, Place, Running, judged, stage_command, start
+from sipc.guard.launch import Account, Running, judged, stage_command, start
 from sipc.guard.model import Guard, Kind, Stage
+from sipc.guard.places import Places
 from sipc.guard.rules import Act, Ending, StartLimit, act_on, ended_in_order
+from sipc.guard.stage import AUDIT
 
 __all__ = ("Event", "Report", "Settings", "Slot", "Supervisor")
 
@@ -72,7 +75,7 @@ class Slot:
 
     stage: Stage
     who: Account
-    place: Place
+    place: Places
     limit: StartLimit
     running: Running | None = None
     restart_at: float | None = None
@@ -191,7 +194,7 @@ class Supervisor:
             return
         lines, slot.words = lines_of(slot.words, piece)
         for line in lines:
-            self._say("said", slot, line)
+            self._say("said", slot, line.removeprefix(f"sipc: guard {self.guard.name}: {slot.stage.name}: "))
         if not piece:
             running.deafen()
 
@@ -228,12 +231,13 @@ class Supervisor:
             self.report(Event(kind="stray", text=text, about={"pid": pid}))
 
     def _stop_senders(self, offended: Slot) -> None:
-        """Who sends to the stage is the offender; with several it can not be told which, and all are stopped."""
-        for name, channel in self.guard.channels.items():
-            if channel.receiver == offended.stage.name:
-                sender = self.slots[channel.sender]
-                sender.restart_at = None
-                self._tell(sender, f"stopped: what it sent on {name} broke the protocol")
+        """Who sends on the channel is the offender; where the stage can not say which channel, all who send to it."""
+        coming = {name: one for name, one in self.guard.channels.items() if one.receiver == offended.stage.name}
+        named = {one.spec.name: name for name, one in coming.items()}.get(_accused(offended.place))
+        for name in coming if named is None else (named,):
+            sender = self.slots[coming[name].sender]
+            sender.restart_at = None
+            self._tell(sender, f"stopped: what it sent on {name} broke the protocol")
 
     def _tell(self, slot: Slot, text: str) -> None:
         """SIGTERM, and later SIGKILL."""
@@ -333,6 +337,17 @@ class Supervisor:
         self.report(Event(kind=kind, text=f"{name}: {text}", about={"stage": name, **about}))
 
 
-def cursor_of(place: Place, channel: str) -> Path:
+def _accused(place: Places) -> str:
+    """The channel of which a stage's log says last that its sender broke the protocol; "" when it does not say."""
+    try:
+        with (place.state / AUDIT).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_LINE))
+            entry = decode(file.read(MAX_LINE).splitlines(keepends=True)[-1])
+    except (OSError, SpecError, LookupError):
+        return ""
+    return entry.channel if entry.verdict == "violation" else ""
+
+
+def cursor_of(place: Places, channel: str) -> Path:
     """Where a stage keeps how far it has come with a channel that it receives from."""
     return place.state / f"{channel}.cursor"
