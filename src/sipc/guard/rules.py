@@ -53,7 +53,7 @@ def act_on(code: int, guard: Guard) -> tuple[Act, Ending, str]:
         return _ON_VIOLATION[guard.on_violation], Ending.ALARM, "violation"
     if code == StageExit.FULL:
         return _ON_FULL[guard.on_quarantine_full], Ending.ALARM, "quarantine-full"
-    table = {
+    table: dict[int, tuple[Act, Ending, str]] = {
         StageExit.ENDED: (Act.LEAVE, Ending.OK, "done"),
         StageExit.STOPPED: (Act.LEAVE, Ending.INTERRUPTED, "stopped"),
         StageExit.BAD_FILE: (Act.STOP_GUARD, Ending.BAD_FILE, "bad-file"),

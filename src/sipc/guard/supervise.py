@@ -26,10 +26,11 @@ from sipc.guard.chain import MAX_LINE, decode
 from sipc.guard.channels import Channels
 from sipc.guard.foreground import Interrupts, Strays, lines_of
 from sipc.guard.launch import Account, Running, judged, stage_command, start
-from sipc.guard.model import Guard, Kind, Stage
+from sipc.guard.model import Guard, Kind, Medium, Source, Stage
 from sipc.guard.places import Places
 from sipc.guard.rules import Act, Ending, StartLimit, act_on, ended_in_order
-from sipc.guard.stage import AUDIT
+from sipc.guard.sources import in_hand
+from sipc.guard.stage import AUDIT, StageExit
 
 __all__ = ("Event", "Report", "Settings", "Slot", "Supervisor")
 
@@ -311,10 +312,9 @@ class Supervisor:
         """End what is left, and destroy the channels unless something is in them.  Raises what the helper says."""
         self._clear_strays()
         left = {name: count for name in self.guard.channels if (count := self._left(name))}
-        codes = [slot.code for slot in self.slots.values() if slot.code is not None]
-        in_doubt = not all(map(ended_in_order, codes)) and any(map(self._used, self.guard.channels))
+        in_doubt = any(map(_unfinished, self.slots.values())) and any(map(self._used, self.guard.channels))
         if self.settings.keep or left or in_doubt:
-            why = "as asked" if self.settings.keep else "not every stage ended in order"
+            why = "as asked" if self.settings.keep else "a stage did not end in order, or within a message"
             if left:
                 counts = ", ".join(
                     f"{name} ({'unknown' if count < 0 else count})" for name, count in left.items()
@@ -335,6 +335,21 @@ class Supervisor:
     def _say(self, kind: str, slot: Slot, text: str, **about: object) -> None:
         name = slot.stage.name
         self.report(Event(kind=kind, text=f"{name}: {text}", about={"stage": name, **about}))
+
+
+def _unfinished(slot: Slot) -> bool:
+    """Whether a stage has to take something up again that it may have sent on the channels as they are."""
+    if slot.code is None:
+        return False
+    work = slot.stage.work
+    if not isinstance(work, Source) or not ended_in_order(slot.code):
+        return not ended_in_order(slot.code)
+    try:
+        if work.medium is Medium.DIRECTORY and work.path is not None:
+            return in_hand(work.path)
+    except OSError:
+        return True
+    return work.medium is Medium.FILE and slot.code != StageExit.ENDED
 
 
 def _accused(place: Places) -> str:

@@ -100,7 +100,8 @@ def test_stages_share_no_file(playbook: Path, registry: Path) -> None:
     with Run(guard_file(playbook), registry=registry) as run:
         run.until("started", stage="a")
         links = {
-            stage: [os.readlink(f"/proc/{run.pid(stage)}/fd/{fd}") for fd in range(3)] for stage in ("a", "f", "b")
+            stage: [str(Path(f"/proc/{run.pid(stage)}/fd/{fd}").readlink()) for fd in range(3)]
+            for stage in ("a", "f", "b")
         }
         assert run.stop() == 130
     for stage, (stdin, stdout, stderr) in links.items():
@@ -159,7 +160,7 @@ def test_what_a_stage_leaves_behind_is_killed(playbook: Path, registry: Path) ->
 
 
 def test_stop_sender_stops_who_sent_and_leaves_the_rest(playbook: Path, registry: Path) -> None:
-    """f accuses a: a is told to end, b runs on, nobody is started again."""
+    """The filter accuses the source, which is told to end; the sink runs on, nobody is started again."""
     script(playbook, "f", [("exit", 76)])
     with Run(guard_file(playbook, on_violation="stop-sender"), registry=registry) as run:
         run.until("ended", stage="a")
@@ -268,7 +269,7 @@ def test_stages_finish_what_has_come_before_they_are_told_to_end(folder: Path, r
 
 
 def test_what_nobody_has_finished_stays_and_the_next_run_goes_on(folder: Path, registry: Path) -> None:
-    """f takes nothing in the first run, which says so and keeps all channels; in the second it takes everything."""
+    """The first run takes nothing, says so and keeps all channels; the second takes everything."""
     file = guard_file(folder)
     script(folder, "a", [("send", "raw", MESSAGES[:2]), ("say", "sent"), KEPT], [("end", "raw")])
     script(folder, "f", [KEPT], [("take", "raw", str(folder / "x")), ("end", "clean")])
