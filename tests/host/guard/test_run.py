@@ -15,6 +15,8 @@ from tests.support.program import program
 from sipc import process
 from sipc.registry import Registry
 
+pytestmark = pytest.mark.host
+
 MESSAGES = [b"one", b"two", b"three"]  # of these a channel that nobody reads takes two
 KEPT = ("wait",)
 
