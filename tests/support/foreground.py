@@ -128,7 +128,8 @@ class Run:
 
     def pid(self, stage: str) -> int:
         """The process that a stage was started as last."""
-        return [int(event["pid"]) for event in self.events if event["event"] == "started" and event["stage"] == stage][-1]
+        starts = [event for event in self.events if event["event"] == "started" and event["stage"] == stage]
+        return int(starts[-1]["pid"])
 
 
 def main(file: str, given: Mapping[str, Any]) -> int:
@@ -137,7 +138,9 @@ def main(file: str, given: Mapping[str, Any]) -> int:
     def report(event: Event) -> None:
         print(json.dumps({"event": event.kind, **event.about, "text": event.text}), flush=True)
 
-    settings = {key: Path(value) if key in ("state", "registry") else value for key, value in given.items()}
+    settings: dict[str, Any] = {
+        key: Path(value) if key in ("state", "registry") else value for key, value in given.items()
+    }
     if "command" in settings:
         settings["command"] = tuple(settings["command"])
     try:

@@ -28,16 +28,15 @@ from sipc import process
 from sipc.endpoint_policy import EndpointPolicy, Failed, Verdict
 from sipc.errors import Denied, KernelError, SpecError
 from sipc.guard.model import Guard, Kind, Medium, Stage
+from sipc.guard.places import Places
 from sipc.guard.policy import account
 from sipc.guard.process import environment
 from sipc.guard.storage import close_directory, doing, open_directory
 
 __all__ = (
     "Account",
-    "Place",
     "Running",
     "account_of",
-    "default_state",
     "endpoint_policy",
     "judged",
     "make_places",
@@ -58,14 +57,6 @@ class Account:
     gid: int
     groups: frozenset[int]
     switched: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """The directories of one stage: what it keeps, and what it shows."""
-
-    state: Path
-    run: Path
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,7 +115,7 @@ def endpoint_policy(who: Account, program: str) -> EndpointPolicy:
     return EndpointPolicy(uid=who.uid, gid=who.gid, only_groups=who.groups, program=program)
 
 
-def make_places(state: Path, guard: Guard, who: Mapping[str, Account]) -> dict[str, Place]:
+def make_places(state: Path, guard: Guard, who: Mapping[str, Account]) -> dict[str, Places]:
     """Make the directories of every stage: STATE/GUARD/STAGE/{state,run}; those that are there are checked.
 
     Raises `SpecError` or `Denied` for one that others may write, that belongs to another, or that its stage could not
@@ -148,7 +139,7 @@ def make_places(state: Path, guard: Guard, who: Mapping[str, Account]) -> dict[s
     return places
 
 
-def _place(middle: int, name: str, where: Path, who: Account) -> Place:
+def _place(middle: int, name: str, where: Path, who: Account) -> Places:
     own = _made(middle, name, where, 0o710 if who.switched else 0o700, gid=who.gid if who.switched else None)
     try:
         for entry, mode in (("state", 0o700), ("run", 0o755)):
@@ -157,7 +148,7 @@ def _place(middle: int, name: str, where: Path, who: Account) -> Place:
         close_directory(own)
     if who.switched:
         _check_reachable(name, where, who)
-    return Place(state=where / "state", run=where / "run")
+    return Places(state=where / "state", run=where / "run")
 
 
 def _made(parent: int, entry: str, where: Path, mode: int, *, uid: int | None = None, gid: int | None = None) -> int:
@@ -203,7 +194,7 @@ def _check_reachable(name: str, where: Path, who: Account) -> None:
 
 
 def start(
-    guard: Guard, stage: Stage, who: Account, place: Place, argv: Sequence[str], variables: Mapping[str, str]
+    guard: Guard, stage: Stage, who: Account, place: Places, argv: Sequence[str], variables: Mapping[str, str]
 ) -> Running:
     """Start one stage.  Raises `Denied` when what is planned is not what must be, `KernelError` when it can not be.
 
@@ -251,13 +242,6 @@ def judged(running: Running, who: Account, program: str) -> Verdict | None:
     """What the policy says of a process that was started; None when it has ended, which says nothing of it."""
     verdict = endpoint_policy(who, program).judge_pid(running.process.pid, pidfd=running.pidfd)
     return None if verdict.failed & Failed.PROCESS and process.ended(running.pidfd) else verdict
-
-
-def default_state() -> Path:
-    """Where stages keep their state when nobody says: $XDG_STATE_HOME/sipc-guards, or ~/.local/state/sipc-guards."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
-    return home / "sipc-guards"
 
 
 def stage_command() -> tuple[str, ...]:

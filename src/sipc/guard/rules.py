@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from sipc.guard.model import Guard, OnQuarantineFull, OnViolation
+from sipc.guard.stage import StageExit
 
 __all__ = ("Act", "Ending", "StartLimit", "act_on", "ended_in_order")
 
@@ -36,7 +37,6 @@ class Ending(enum.IntEnum):
     INTERRUPTED = 130
 
 
-_DONE, _BAD_FILE, _REFUSED, _TEMPORARY, _VIOLATION, _FULL, _STOPPED = 0, 3, 4, 75, 76, 77, 130
 _ON_VIOLATION = {
     OnViolation.STOP_SENDER: Act.STOP_SENDER,
     OnViolation.STOP_GUARD: Act.STOP_GUARD,
@@ -47,24 +47,24 @@ _ON_FULL = {OnQuarantineFull.STOP_STAGE: Act.LEAVE, OnQuarantineFull.STOP_GUARD:
 
 def act_on(code: int, guard: Guard) -> tuple[Act, Ending, str]:
     """What to do about a stage that ended with `code` (minus a signal) unasked, how the run ends then, and why."""
-    if code < 0 or code == _TEMPORARY:
-        return Act.RESTART, Ending.OK, "temporary" if code == _TEMPORARY else "killed"
-    if code == _VIOLATION:
+    if code < 0 or code == StageExit.TEMPORARY:
+        return Act.RESTART, Ending.OK, "temporary" if code == StageExit.TEMPORARY else "killed"
+    if code == StageExit.VIOLATED:
         return _ON_VIOLATION[guard.on_violation], Ending.ALARM, "violation"
-    if code == _FULL:
+    if code == StageExit.FULL:
         return _ON_FULL[guard.on_quarantine_full], Ending.ALARM, "quarantine-full"
-    table = {
-        _DONE: (Act.LEAVE, Ending.OK, "done"),
-        _STOPPED: (Act.LEAVE, Ending.INTERRUPTED, "stopped"),
-        _BAD_FILE: (Act.STOP_GUARD, Ending.BAD_FILE, "bad-file"),
-        _REFUSED: (Act.STOP_GUARD, Ending.REFUSED, "refused"),
+    table: dict[int, tuple[Act, Ending, str]] = {
+        StageExit.ENDED: (Act.LEAVE, Ending.OK, "done"),
+        StageExit.STOPPED: (Act.LEAVE, Ending.INTERRUPTED, "stopped"),
+        StageExit.BAD_FILE: (Act.STOP_GUARD, Ending.BAD_FILE, "bad-file"),
+        StageExit.REFUSED: (Act.STOP_GUARD, Ending.REFUSED, "refused"),
     }
     return table.get(code, (Act.STOP_GUARD, Ending.BUG, "unexpected"))
 
 
 def ended_in_order(code: int) -> bool:
     """Whether a stage that ended with `code` has nothing in hand that it would have to take up again."""
-    return code in (_DONE, _STOPPED)
+    return code in (StageExit.ENDED, StageExit.STOPPED)
 
 
 @dataclass(slots=True, kw_only=True)

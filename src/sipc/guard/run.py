@@ -16,8 +16,9 @@ from pathlib import Path
 from sipc.errors import Denied
 from sipc.guard.channels import Channels
 from sipc.guard.foreground import Interrupts, Strays
-from sipc.guard.launch import account_of, default_state, make_places
+from sipc.guard.launch import account_of, make_places
 from sipc.guard.model import Guard
+from sipc.guard.places import default_state
 from sipc.guard.policy import channel_specs
 from sipc.guard.rules import Ending, StartLimit
 from sipc.guard.storage import doing
@@ -43,7 +44,7 @@ def run_guard(guard: Guard, file: Path, settings: Settings, report: Report) -> E
             )
     who = {name: account_of(stage) for name, stage in guard.stages.items()}
     specs = channel_specs(guard)
-    state = (settings.state or default_state()).absolute()
+    state = (settings.state or default_state(os.environ)).absolute()
     registry = (settings.registry or default_registry()).absolute()
     places = make_places(state, guard, who)
     held = _take(state / guard.name, guard)

@@ -21,12 +21,16 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from typing import Any
 
-from sipc.errors import SipcError
+from sipc.errors import SipcError, SpecError
+from sipc.guard.chain import MAX_LINE, decode
 from sipc.guard.channels import Channels
 from sipc.guard.foreground import Interrupts, Strays, lines_of
-from sipc.guard.launch import Account, Place, Running, judged, stage_command, start
-from sipc.guard.model import Guard, Kind, Stage
+from sipc.guard.launch import Account, Running, judged, stage_command, start
+from sipc.guard.model import Guard, Kind, Medium, Source, Stage
+from sipc.guard.places import Places
 from sipc.guard.rules import Act, Ending, StartLimit, act_on, ended_in_order
+from sipc.guard.sources import in_hand
+from sipc.guard.stage import AUDIT, StageExit
 
 __all__ = ("Event", "Report", "Settings", "Slot", "Supervisor")
 
@@ -72,7 +76,7 @@ class Slot:
 
     stage: Stage
     who: Account
-    place: Place
+    place: Places
     limit: StartLimit
     running: Running | None = None
     restart_at: float | None = None
@@ -152,10 +156,12 @@ class Supervisor:
                 slot.kill_at = None
                 self._say("killed", slot, f"has not ended in {self.settings.patience:g} s: killed")
                 slot.running.signal(SIGKILL)
-            if self.drain_until is not None and slot.running is not None and not slot.told:
-                late = now >= self.drain_until
-                if late or self._is_done(slot):
-                    self._tell(slot, "time is over: told to end" if late else "told to end")
+        if self.drain_until is None:
+            return
+        late = now >= self.drain_until
+        for slot in self.slots.values():
+            if slot.running is not None and not slot.told and (late or self._is_done(slot)):
+                self._tell(slot, "time is over: told to end" if late else "told to end")
 
     # -- stages ------------------------------------------------------------------------------------------------
 
@@ -189,7 +195,7 @@ class Supervisor:
             return
         lines, slot.words = lines_of(slot.words, piece)
         for line in lines:
-            self._say("said", slot, line)
+            self._say("said", slot, line.removeprefix(f"sipc: guard {self.guard.name}: {slot.stage.name}: "))
         if not piece:
             running.deafen()
 
@@ -207,8 +213,7 @@ class Supervisor:
         asked = slot.told or self.drain_until is not None
         again = act is Act.RESTART and not asked
         self._say("ended", slot, f"ended ({why}, {how}){'; starts again' if again else ''}", code=code, why=why)
-        for pid in self.strays.clear(self._pids()):
-            self._say("stray", slot, f"left process {pid} behind: killed", pid=pid)
+        self._clear_strays()
         if again:
             slot.restart_at = time.monotonic() + _PAUSE
         elif not asked or ending is Ending.ALARM:
@@ -220,16 +225,20 @@ class Supervisor:
         elif act is Act.STOP_GUARD:
             self._stop(ending, f"{slot.stage.name}: {why}")
 
-    def _pids(self) -> set[int]:
-        return {slot.running.process.pid for slot in self.slots.values() if slot.running is not None}
+    def _clear_strays(self) -> None:
+        stages = {slot.running.process.pid for slot in self.slots.values() if slot.running is not None}
+        for pid in self.strays.clear(stages):
+            text = f"process {pid} outlived its stage: killed"
+            self.report(Event(kind="stray", text=text, about={"pid": pid}))
 
     def _stop_senders(self, offended: Slot) -> None:
-        """Who sends to the stage is the offender; with several it can not be told which, and all are stopped."""
-        for name, channel in self.guard.channels.items():
-            if channel.receiver == offended.stage.name:
-                sender = self.slots[channel.sender]
-                sender.restart_at = None
-                self._tell(sender, f"stopped: what it sent on {name} broke the protocol")
+        """Who sends on the channel is the offender; where the stage can not say which channel, all who send to it."""
+        coming = {name: one for name, one in self.guard.channels.items() if one.receiver == offended.stage.name}
+        named = {one.spec.name: name for name, one in coming.items()}.get(_accused(offended.place))
+        for name in coming if named is None else (named,):
+            sender = self.slots[coming[name].sender]
+            sender.restart_at = None
+            self._tell(sender, f"stopped: what it sent on {name} broke the protocol")
 
     def _tell(self, slot: Slot, text: str) -> None:
         """SIGTERM, and later SIGKILL."""
@@ -301,13 +310,11 @@ class Supervisor:
 
     def clear_up(self) -> None:
         """End what is left, and destroy the channels unless something is in them.  Raises what the helper says."""
-        for pid in self.strays.clear(set()):
-            self.report(Event(kind="stray", text=f"process {pid} was left behind: killed", about={"pid": pid}))
+        self._clear_strays()
         left = {name: count for name in self.guard.channels if (count := self._left(name))}
-        codes = [slot.code for slot in self.slots.values() if slot.code is not None]
-        in_doubt = not all(map(ended_in_order, codes)) and any(map(self._used, self.guard.channels))
+        in_doubt = any(map(_unfinished, self.slots.values())) and any(map(self._used, self.guard.channels))
         if self.settings.keep or left or in_doubt:
-            why = "as asked" if self.settings.keep else "not every stage ended in order"
+            why = "as asked" if self.settings.keep else "a stage did not end in order, or within a message"
             if left:
                 counts = ", ".join(
                     f"{name} ({'unknown' if count < 0 else count})" for name, count in left.items()
@@ -330,6 +337,32 @@ class Supervisor:
         self.report(Event(kind=kind, text=f"{name}: {text}", about={"stage": name, **about}))
 
 
-def cursor_of(place: Place, channel: str) -> Path:
+def _unfinished(slot: Slot) -> bool:
+    """Whether a stage has to take something up again that it may have sent on the channels as they are."""
+    if slot.code is None:
+        return False
+    work = slot.stage.work
+    if not isinstance(work, Source) or not ended_in_order(slot.code):
+        return not ended_in_order(slot.code)
+    try:
+        if work.medium is Medium.DIRECTORY and work.path is not None:
+            return in_hand(work.path)
+    except OSError:
+        return True
+    return work.medium is Medium.FILE and slot.code != StageExit.ENDED
+
+
+def _accused(place: Places) -> str:
+    """The channel of which a stage's log says last that its sender broke the protocol; "" when it does not say."""
+    try:
+        with (place.state / AUDIT).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_LINE))
+            entry = decode(file.read(MAX_LINE).splitlines(keepends=True)[-1])
+    except (OSError, SpecError, LookupError):
+        return ""
+    return entry.channel if entry.verdict == "violation" else ""
+
+
+def cursor_of(place: Places, channel: str) -> Path:
     """Where a stage keeps how far it has come with a channel that it receives from."""
     return place.state / f"{channel}.cursor"
