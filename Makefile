@@ -7,8 +7,8 @@ PY   := $(VENV)/bin/python
 .PHONY: demo test vm-test vm-shell vagrant-test lint bench leftovers clean
 .DEFAULT_GOAL := demo
 
-$(VENV)/.demo: $(ROOT)pyproject.toml
-	@$(ROOT)scripts/setup.sh $(VENV) cli
+$(VENV)/.demo: $(ROOT)pyproject.toml $(ROOT)Makefile
+	@$(ROOT)scripts/setup.sh $(VENV) cli,guard
 	@touch $@
 
 $(VENV)/.dev: $(ROOT)pyproject.toml
@@ -19,8 +19,10 @@ $(VENV)/.bench: $(ROOT)pyproject.toml
 	@$(ROOT)scripts/setup.sh $(VENV) bench,cli
 	@touch $@
 
-demo: $(VENV)/.demo   ## a file crosses a channel whose helper has already exited
+demo: $(VENV)/.demo   ## a file crosses a channel whose helper has already exited; JSON crosses a guard
 	@$(VENV)/bin/sipc demo
+	@echo
+	@$(PY) $(ROOT)examples/json_guard/demo.py
 
 test: $(VENV)/.dev    ## all test tiers: unit, host, guest
 	@$(ROOT)scripts/test.sh $(PY)

@@ -17,12 +17,32 @@ from pathlib import Path
 
 from sipc.errors import KernelError, SpecError
 
-__all__ = ("Cursor",)
+__all__ = ("Cursor", "finished")
 
 _MAGIC = int.from_bytes(b"SIPCCUR1", "little")
 _SIZE = 64
 _FRAME = struct.Struct("<QQ")  # seq, length of the block that follows
 _MAGIC_WORD, _EPOCH, _SEQ, _RECORDS, _ENDED = range(5)
+
+
+def finished(path: Path, epoch: int) -> int:
+    """The last block that a receiver with this cursor has finished, read from outside; 0 without one.
+
+    Whoever writes the file may be hostile: what is no cursor of this epoch says that nothing is finished.  Raises
+    `OSError` when it can not be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return 0
+    try:
+        data = os.read(fd, _SIZE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+    if len(data) < _SIZE:
+        return 0
+    words = memoryview(data).cast("Q")
+    return words[_SEQ] if (words[_MAGIC_WORD], words[_EPOCH]) == (_MAGIC, epoch) else 0
 
 
 class Cursor:

@@ -25,7 +25,7 @@ LAYERS = (
     ("descriptor",),
     ("registry", "cursor", "keyfile", "process"),
     ("publisher", "watch", "enforcement", "endpoint_policy"),
-    ("helper", "libsipc", "finding"),
+    ("helper", "helping", "libsipc", "finding"),
     ("endpoint",),
     ("blocks",),
     ("sender", "receiver"),

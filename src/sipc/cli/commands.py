@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +22,12 @@ from sipc.cli.explain import explain
 from sipc.cli.guard import guard
 from sipc.cli.policy import policy
 from sipc.descriptor import Descriptor
-from sipc.errors import ChannelNotFound, RegistryError, SipcError
+from sipc.errors import ChannelNotFound, RegistryError
+from sipc.helping import run_helper
 from sipc.registry import Registry, search_path
 from sipc.watch import find
 
-__all__ = ("cli", "run_helper")
-
-_HELPERS_CODES = (Exit.OK, Exit.USAGE, Exit.BAD_INPUT, Exit.REFUSED)
+__all__ = ("cli",)
 
 _registry = click.option(
     "--registry", type=click.Path(path_type=Path), help="Directory of descriptors (default: $SIPC_REGISTRY, "
@@ -57,47 +54,22 @@ cli.add_command(explain)
 cli.add_command(guard)
 
 
-def run_helper(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run the helper as a process of its own; what it says of an error is said, but no traceback.
-
-    Raises `SipcError` when it was killed, and `KeyboardInterrupt` once it has undone what it made.
-    """
-    isolated = [] if os.environ.get("PYTHONPATH") else ["-I"]
-    argv = [sys.executable, *isolated, "-m", "sipc.helper", *arguments]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            out, words = process.communicate()
-        except KeyboardInterrupt:
-            process.communicate()  # a terminal interrupts both
-            raise
-    code = process.returncode
-    if code < 0:
-        raise SipcError(
-            f"the helper was killed by {signal.Signals(-code).name}: 'sipc doctor' names what it left behind and how "
-            "to remove it; then try again"
-        )
-    if code not in _HELPERS_CODES and not os.environ.get("SIPC_DEBUG"):
-        last = words.strip().rpartition("\n")[2]
-        words, code = f"sipc: this is a bug in sipc's helper: {last} (SIPC_DEBUG=1 shows where)\n", Exit.BUG
-    click.echo(words, err=True, nl=False)
-    return subprocess.CompletedProcess(argv, code, out)
-
-
 def _helped(verb: str, registry: Path | None, rest: list[str], *, as_json: bool) -> int:
     place = ["--registry", str(registry)] if registry is not None else []
     done = run_helper([*place, verb, *rest])
+    click.echo(done.words, err=True, nl=False)
+    code = Exit.BUG if done.bug and not os.environ.get("SIPC_DEBUG") else done.code
     # What is created is all or nothing; what is destroyed stays so.
-    said = done.stdout.splitlines() if done.returncode == 0 or verb == "destroy" else []
-    lines = [json.loads(line) for line in said]
+    lines = list(done.lines) if code == 0 or verb == "destroy" else []
     if as_json:
-        _print_json({"channels": lines, "ok": done.returncode == 0})
+        _print_json({"channels": lines, "ok": code == 0})
     else:
         for line in lines:
             if "created" in line:
                 click.echo(f"created {line['created']} in {line['registry']} (helper pid {line['pid']}, exited)")
             else:
                 click.echo(f"destroyed {line['destroyed']}")
-    return done.returncode
+    return code
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.guard_audit import audit
+from sipc.cli.guard_run import run
 from sipc.cli.guard_stage import stage
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
@@ -79,6 +81,10 @@ def init(folder: Path) -> int:
     click.echo(f"wrote {path}: files from {folder / 'in'} go to {folder / 'out'}")
     click.echo(f"next: sipc guard check {path}")
     return Exit.OK
+
+
+guard.add_command(audit)
+guard.add_command(run)
 
 
 def _policy(binary: Path | None, base: tuple[Path, ...]) -> Policy | None:

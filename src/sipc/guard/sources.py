@@ -22,7 +22,7 @@ from sipc.guard.storage import close_directory, doing, open_directory, read_file
 from sipc.guard.verdicts import MessageId
 from sipc.watch import watching
 
-__all__ = ("DirectorySource", "FileSource", "Source", "StreamSource")
+__all__ = ("DirectorySource", "FileSource", "Source", "StreamSource", "in_hand")
 
 _PIECE = 65536
 _TAKEN = ".taken"
@@ -55,6 +55,14 @@ def left_of(deadline: float | None) -> float | None:
     if left <= 0:
         raise Timeout("no message came in time: is there anybody who brings one?")
     return left * 1000 + 1
+
+
+def in_hand(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory has a message that its source began to send, and has not let go; asked from outside.
+
+    Raises `OSError`.
+    """
+    return any(name.startswith(f"{_TAKEN}-") for name in os.listdir(directory))
 
 
 class _Base:

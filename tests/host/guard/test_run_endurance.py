@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real stages under load, killed again and again: every message comes out exactly once, in order, whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.host.guard.test_run import channels
+from tests.support.foreground import Run, guard_file
+
+pytestmark = pytest.mark.host
+
+KILLS = 100
+STAGES = ("a", "f", "b")
+
+
+class Load:
+    """Messages put into the spool, and whether they came out of the other."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.random = folder, random.Random(seed)
+        self.sent: list[bytes] = []
+
+    def feed(self, count: int) -> None:
+        """Put more messages into the spool, from empty ones to such as take many blocks."""
+        for _ in range(count):
+            size = self.random.choice((0, 20, 4000, 20_000))
+            data = b"%06d " % len(self.sent) + self.random.randbytes(size)
+            new = self.folder / ".new"
+            new.write_bytes(data)
+            new.rename(self.folder / "in" / f"{len(self.sent):06d}")
+            self.sent.append(data)
+
+    def finish(self, file: Path, registry: Path) -> None:
+        """Run the guard until everything is through; then compare."""
+        for _ in range(3):
+            with Run(file, registry=registry, command=None, burst=100_000, grace=60.0) as run:
+                run.until("started", stage="a")
+                while os.listdir(self.folder / "in"):
+                    time.sleep(0.02)  # the spool is others': nothing tells when it is empty
+                assert run.stop() == 130
+            if run.events[-1]["event"] == "channels-destroyed":
+                break
+        assert channels(registry) == [], run.events
+        out = self.folder / "out"
+        came = [(out / name).read_bytes() for name in sorted(os.listdir(out)) if not name.startswith(".")]
+        # Names sort by epoch first: channels that were made anew begin another series.
+        assert sorted(came) == sorted(self.sent)
+        numbers = [int(data[:6]) for data in came]
+        assert sorted(numbers) == list(range(len(self.sent)))
+
+
+@pytest.mark.timeout(500)
+def test_a_hundred_kills_of_stages_lose_and_repeat_nothing(folder: Path, registry: Path) -> None:
+    """SIGKILL of source, filter or sink at any moment, while messages flow."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    load = Load(folder, seed)
+    file = guard_file(folder)
+    with Run(file, registry=registry, command=None, burst=100_000, grace=60.0) as run:
+        run.until("started", stage="a")
+        for _ in range(KILLS):
+            load.feed(4)
+            stage = load.random.choice(STAGES)
+            time.sleep(load.random.random() * 0.5)  # a random moment, from its start on
+            os.kill(run.pid(stage), signal.SIGKILL)
+            run.until("ended", stage=stage)
+            run.until("started", stage=stage)
+        assert run.stop() == 130
+        assert run.of("started").count("a") + run.of("started").count("f") + run.of("started").count("b") == KILLS + 3
+    load.finish(file, registry)
+
+
+@pytest.mark.timeout(500)
+def test_kills_of_the_supervisor_lose_and_repeat_nothing(folder: Path, registry: Path) -> None:
+    """SIGKILL of the supervisor at any moment, or SIGTERM, and everything with it; the next run goes on."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    load = Load(folder, seed)
+    file = guard_file(folder)
+    for _ in range(12):
+        load.feed(40)
+        with Run(file, registry=registry, command=None, grace=0.2) as run:
+            run.until("started", stage="a")
+            time.sleep(load.random.random() * 1.5)  # a random moment
+            run.process.send_signal(load.random.choice((signal.SIGKILL, signal.SIGTERM)))
+            with suppress(AssertionError):
+                run.until("channels-kept")  # or the end of its words
+    load.finish(file, registry)
+
+
+def test_a_guard_of_files_ends_by_itself(folder: Path, registry: Path) -> None:
+    """A file in, a file out, through a filter: exit code 0 and nothing left."""
+    stages = """
+[stage.a]
+source = {{ file = "{folder}/from" }}
+[stage.f]
+filter = {{ command = ["/usr/bin/tr", "a-z", "A-Z"] }}
+[stage.b]
+sink = {{ file = "{folder}/to" }}
+[channel.raw]
+from = "a"
+to = "f"
+[channel.clean]
+from = "f"
+to = "b"
+"""
+    (folder / "from").write_bytes(b"some words\n" * 100_000)
+    with Run(guard_file(folder, stages=stages), registry=registry, command=None) as run:
+        assert run.end() == 0
+    assert (folder / "to").read_bytes() == b"SOME WORDS\n" * 100_000
+    assert channels(registry) == []
