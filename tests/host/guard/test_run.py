@@ -112,6 +112,17 @@ def test_stages_share_no_file(playbook: Path, registry: Path) -> None:
     assert len({stderr for _, _, stderr in links.values()}) == 3
 
 
+def test_a_stage_that_floods_the_log_holds_up_nobody_else(playbook: Path, registry: Path) -> None:
+    """The supervisor takes a piece at a time: another stage's death is seen in between."""
+    script(playbook, "f", [("flood", 1 << 30)])
+    with Run(guard_file(playbook), registry=registry, patience=0.2, grace=0.2) as run:
+        run.until("said", stage="f")
+        os.kill(run.pid("b"), signal.SIGKILL)
+        run.until("ended", stage="b")
+        run.until("started", stage="b")
+        assert run.stop() == 130
+
+
 # -- a stage dies ----------------------------------------------------------------------------------------------
 
 
@@ -221,6 +232,43 @@ def test_stages_learn_nothing_of_an_accusation(playbook: Path, registry: Path) -
         run.until("ended", stage="a")
         assert run.of("ended") in (["f", "a"], ["a", "f"])
         assert run.stop() == 1
+
+
+MEETING = """
+[stage.a]
+source = {{ directory = "{folder}/in" }}
+[stage.f]
+source = {{ directory = "{folder}/more" }}
+[stage.b]
+sink = {{ directory = "{folder}/out" }}
+[channel.one]
+from = "a"
+to = "b"
+[channel.two]
+from = "f"
+to = "b"
+"""
+
+
+def test_of_several_senders_the_accused_one_is_stopped(playbook: Path, registry: Path) -> None:
+    """The stage's log names the channel."""
+    script(playbook, "b", [("accuse", "g.two")])
+    with Run(guard_file(playbook, stages=MEETING, on_violation="stop-sender"), registry=registry) as run:
+        run.until("ended", stage="f")
+        assert run.of("told") == ["f"]
+        os.kill(run.pid("a"), 0)
+        assert run.stop() == 1
+
+
+@pytest.mark.parametrize("accusation", [("exit", 76), ("accuse", "g.elsewhere"), ("accuse", "other.one")])
+def test_where_no_sender_is_accused_by_name_all_are_stopped(
+    playbook: Path, registry: Path, accusation: tuple[object, ...]
+) -> None:
+    """Nobody goes on that may be the offender, and no accusation reaches who does not send to the stage."""
+    script(playbook, "b", [accusation])
+    with Run(guard_file(playbook, stages=MEETING, on_violation="stop-sender"), registry=registry) as run:
+        assert run.end() == 1
+    assert sorted(run.of("told")) == ["a", "f"]
 
 
 # -- a quarantine is full --------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Load:
 
 @pytest.mark.timeout(500)
 def test_a_hundred_kills_of_stages_lose_and_repeat_nothing(folder: Path, registry: Path) -> None:
-    """SIGKILL of source, filter or sink at any moment, while messages flow."""
+    """SIGKILL of source, filter or sink at any moment, while more comes in than goes through."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     load = Load(folder, seed)
@@ -66,7 +66,7 @@ def test_a_hundred_kills_of_stages_lose_and_repeat_nothing(folder: Path, registr
     with Run(file, registry=registry, command=None, burst=100_000, grace=60.0) as run:
         run.until("started", stage="a")
         for _ in range(KILLS):
-            load.feed(4)
+            load.feed(30)
             stage = load.random.choice(STAGES)
             time.sleep(load.random.random() * 0.5)  # a random moment, from its start on
             os.kill(run.pid(stage), signal.SIGKILL)
