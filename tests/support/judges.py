@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+
 from sipc.guard.verdicts import Drop, Pass, Quarantine, Verdict
 
 
@@ -13,3 +16,11 @@ def judge(message: bytes) -> Verdict:
     if message.startswith(b"keep"):
         return Quarantine("asked-to", "it said so")
     return Pass(b"judged " + message)
+
+
+def moody(message: bytes) -> Verdict:
+    """The same, but what is passed has another end each time, of another length."""
+    verdict = judge(message)
+    if isinstance(verdict, Pass):
+        return Pass(verdict.payload + b"|" + os.urandom(random.choice((0, 10, 5000, 9000))))
+    return verdict

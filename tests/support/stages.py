@@ -5,18 +5,27 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
+
+from tests.support.channels import Child
 
 from sipc import helper
 from sipc.guard.check import load
 from sipc.guard.model import Guard
+from sipc.guard.places import Places
 from sipc.guard.policy import channel_specs
+from sipc.guard.stage import run_stage
 from sipc.guard.status import read_status
+from sipc.watch import watching
 
-__all__ = ("LONGEST", "Built", "Process", "build")
+__all__ = ("LONGEST", "Built", "Process", "build", "forked", "put", "visible", "wait_for_files")
 
 LONGEST = 60.0
 _ROOT = Path(__file__).parents[2]
@@ -97,3 +106,49 @@ def build(folder: Path, registry: Path, text: str) -> Built:
     for spec in channel_specs(guard).values():
         helper.create(spec, registry)
     return Built(folder, registry, guard)
+
+
+def wait_for_files(folder: Path, count: int) -> None:
+    """Return when that many are there whose names begin with no dot."""
+    deadline = time.monotonic() + LONGEST
+    with watching([folder]) as fd:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while len(visible(folder)) < count:
+            assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), f"{len(visible(folder))} of {count}"
+            os.read(fd, 1 << 16)
+
+
+def visible(folder: Path) -> list[str]:
+    """Names that begin with no dot, sorted."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
+def put(folder: Path, name: str, data: bytes) -> None:
+    """Put a file into a spool, as one should."""
+    (folder / f".{name}").write_bytes(data)
+    (folder / f".{name}").rename(folder / name)
+
+
+def forked(built: Built, stage: str, *, line: int | None = None) -> Child:
+    """A stage in a forked process, which kills itself before the given line of the package that it comes to."""
+    places = Places.below(built.folder / "states", built.guard.name, stage, registry=built.registry)
+
+    def run() -> int:
+        if line is not None:
+            left = line
+
+            def trace(frame: FrameType, event: str, argument: object) -> Any:
+                nonlocal left
+                if "/sipc/" not in frame.f_code.co_filename:
+                    return None
+                if event == "line":
+                    left -= 1
+                    if left <= 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return trace
+
+            sys.settrace(trace)
+        return run_stage(built.guard, stage, places, lambda text: print(stage, text, file=sys.stderr))
+
+    return Child(run)

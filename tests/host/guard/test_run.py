@@ -310,9 +310,10 @@ def test_stages_finish_what_has_come_before_they_are_told_to_end(folder: Path, r
     """The sink is slow to begin; the guard waits until it has everything."""
     script(folder, "a", [("send", "raw", MESSAGES), ("say", "sent"), KEPT])
     script(folder, "f", [("take", "raw", str(folder / "x"))])
-    script(folder, "b", [KEPT])
+    script(folder, "b", [("say", "up"), KEPT])
     with Run(guard_file(folder), registry=registry, grace=60.0) as run:
-        run.until("said", stage="a")
+        run.until("said")
+        run.until("said")  # both take signals by now
         assert run.stop() == 130
     assert (folder / "x").read_bytes() == b"one\ntwo\nthree\n"
     assert channels(registry) == []
@@ -345,6 +346,23 @@ def test_a_stage_that_was_killed_keeps_the_channels(folder: Path, registry: Path
     assert run.of("killed") == ["a"]
     assert run.events[-1]["event"] == "channels-kept"
     assert run.events[-1]["left"] == {}
+
+
+@pytest.mark.parametrize("held", [".taken", ".taken-0000000000000001-00000000000000000001-0000000000"])
+def test_a_source_that_stops_within_a_message_keeps_the_channels(folder: Path, registry: Path, held: str) -> None:
+    """What it began to send may be through; on other channels it would send it again.  What it only took is not."""
+    script(folder, "a", [("send", "raw", MESSAGES), ("say", "sent"), KEPT])
+    script(folder, "f", [("take", "raw", str(folder / "x"))])
+    script(folder, "b", [("say", "up"), KEPT])
+    file = guard_file(folder)
+    (folder / "in" / held).touch()
+    with Run(file, registry=registry, grace=60.0) as run:
+        run.until("said")
+        run.until("said")  # both take signals by now
+        assert run.stop() == 130
+    began = held != ".taken"
+    assert run.events[-1]["event"] == ("channels-kept" if began else "channels-destroyed")
+    assert channels(registry) == (["g.clean", "g.raw"] if began else [])
 
 
 def test_a_second_signal_waits_no_longer_and_a_third_kills(playbook: Path, registry: Path) -> None:

@@ -116,3 +116,38 @@ to = "b"
         assert run.end() == 0
     assert (folder / "to").read_bytes() == b"SOME WORDS\n" * 100_000
     assert channels(registry) == []
+
+
+def test_a_source_that_had_ended_is_not_started_again_for_what_is_left(folder: Path, registry: Path) -> None:
+    """The supervisor is killed when the file is sent and not yet through: it comes out once, not twice."""
+    stages = """
+[stage.a]
+source = {{ file = "{folder}/from" }}
+[stage.f]
+filter = {{ command = ["/bin/sh", "-c", "while [ -e {folder}/wait ]; do sleep 0.05; done; cat"], timeout = 60 }}
+[stage.b]
+sink = {{ directory = "{folder}/out" }}
+[channel.raw]
+from = "a"
+to = "f"
+[channel.clean]
+from = "f"
+to = "b"
+"""
+    (folder / "from").write_bytes(b"once")
+    (folder / "wait").touch()
+    file = guard_file(folder, stages=stages)
+    with Run(file, registry=registry, command=None) as run:
+        run.until("ended", stage="a")
+        run.process.kill()
+    (folder / "wait").unlink()
+    with Run(file, registry=registry, command=None) as run:
+        assert run.end() == 0
+    assert run.of("ended-before") == ["a"]
+    assert sorted(run.of("started")) == ["b", "f"]
+    out = [name for name in os.listdir(folder / "out") if not name.startswith(".")]
+    assert [(folder / "out" / name).read_bytes() for name in out] == [b"once"]
+    assert channels(registry) == []
+    with Run(file, registry=registry, command=None) as run:  # and this is a run of its own
+        assert run.end() == 0
+    assert sorted(run.of("started")) == ["a", "b", "f"]
