@@ -169,10 +169,6 @@ class Channels:
         finally:
             os.close(fd)
 
-    def epoch(self, name: str) -> int:
-        """The channel's epoch."""
-        return self._channels[name].descriptor.epoch
-
     def sent(self, name: str) -> int:
         """The newest block that the channel's sender has made real; 0 for none."""
         descriptor = self._channels[name].descriptor

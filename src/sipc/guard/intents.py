@@ -17,11 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +29,11 @@ from sipc.guard.storage import close_directory, doing
 from sipc.guard.verdicts import Code, Drop, Pass, Quarantine, Verdict
 from sipc.sender import Sender
 
-__all__ = ("END", "Intent", "Intents", "Mark", "already_sent", "digest_of", "end_of")
+__all__ = ("Intent", "Intents", "Mark", "already_sent", "digest_of")
 
 _HEADER = struct.Struct("<8sQQII")  # magic, number, length of the rest, length of its description, crc32 of the rest
 _MAGIC = b"SIPCINT1"
-END = "end"  # in place of a digest
 _NAMES = ("intent.0", "intent.1")
-_SMALL = 1 << 16  # bytes; an end has nothing to pass on, and some hundred bytes for each channel
 _ADVICE = "make room, or let this user write there; nothing of this was sent"
 
 
@@ -55,8 +51,9 @@ class Intent:
     """What is about to be sent, and of what.
 
     `channel`, `epoch`, `seq` name the block that it is about, and `digest` its content; `first` and `end` which of its
-    records.  Of a source `channel` is empty, and so it is when the stage has ended in order (`END`).  `over` are the
-    ends of streams, (epoch, seq) by channel, that were passed on: what comes after them is a new run of the guard.
+    records.  Of a source `channel` is empty.  `over` are the ends of streams, (epoch, seq) by channel, that were passed
+    on: what comes after them is a new run of the guard.  With `ended` nothing is intended: all input of the run `run`
+    had ended, and was passed on.
     """
 
     channel: str
@@ -68,6 +65,8 @@ class Intent:
     verdicts: tuple[Verdict, ...] = ()
     marks: Mapping[str, Mark] = field(default_factory=dict)
     over: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ended: bool = False
+    run: str = ""
 
     def about(self, channel: str, epoch: int, seq: int) -> bool:
         """Whether it is about this block."""
@@ -157,36 +156,6 @@ class Intents:
         self._fds = []
 
 
-def end_of(directory: Path) -> Intent | None:
-    """The newest intent of a stage if it is that of an end in order, read from outside; None for everything else.
-
-    Whoever writes the files may be hostile: little of them is read, and what makes no sense is no end.  Raises
-    `OSError` when they can not be read.
-    """
-    newest, found = 0, None
-    for name in _NAMES:
-        try:
-            fd = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            continue
-        try:
-            data = os.read(fd, _SMALL) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        finally:
-            os.close(fd)
-        if len(data) < _HEADER.size:
-            continue
-        magic, number, length, described, crc = _HEADER.unpack_from(data)
-        rest = data[_HEADER.size : _HEADER.size + length]
-        cut = len(rest) == length and zlib.crc32(rest) != crc  # what is too long to be read here may be whole
-        if magic != _MAGIC or number <= newest or cut:
-            continue
-        newest, found = number, None
-        with suppress(SpecError, AttributeError, RecursionError):
-            intent = _decoded(rest, described) if len(rest) == length else None
-            found = intent if intent is not None and intent.digest == END else None
-    return found
-
-
 def _pieces(fd: int, start: int, length: int) -> Iterator[bytes]:
     end = start + length
     while start < end and (piece := os.pread(fd, min(end - start, 1 << 20), start)):
@@ -199,7 +168,7 @@ def _encoded(intent: Intent) -> dict[str, Any]:
         "channel": intent.channel, "epoch": intent.epoch, "seq": intent.seq, "digest": intent.digest,
         "first": intent.first, "end": intent.end, "verdicts": [_said(verdict) for verdict in intent.verdicts],
         "marks": {name: [mark.epoch, mark.before, mark.start] for name, mark in intent.marks.items()},
-        "over": dict(intent.over),
+        "over": dict(intent.over), "ended": intent.ended, "run": intent.run,
     }  # fmt: skip
 
 

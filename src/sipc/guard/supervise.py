@@ -29,7 +29,7 @@ from sipc.guard.model import Guard, Kind, Stage
 from sipc.guard.places import Places
 from sipc.guard.rules import Act, Ending, StartLimit, act_on
 from sipc.guard.stage import StageExit
-from sipc.guard.traces import accused, cursor_of, has_ended, is_unfinished
+from sipc.guard.traces import accused, cursor_of, is_unfinished
 
 __all__ = ("LONGEST", "Event", "Report", "Settings", "Slot", "Supervisor")
 
@@ -54,7 +54,7 @@ class Settings:
 
     `grace`: seconds that stages have to finish what is in the channels; `patience`: seconds from SIGTERM to SIGKILL.
     `burst` starts of a stage within `interval` seconds; the next one stops the guard.  `command` runs a stage, given
-    FILE and NAME behind it.
+    FILE, NAME and --run RUN behind it.
     """
 
     state: Path | None = None
@@ -110,21 +110,15 @@ class Supervisor:
     interrupts: Interrupts
     strays: Strays
     variables: Mapping[str, str]
+    name: str  # of this run: a stage that has ended in it ends again at once
     slots: dict[str, Slot]
     ending: Ending = Ending.OK
     drain_until: float | None = None  # set: the guard is being stopped
 
     def run(self) -> Ending:
         """Start everything, and go on until nothing runs and nothing will."""
-        ended = [slot for slot in self.slots.values()
-                 if has_ended(self.guard, slot.stage.name, slot.place, self.channels)]  # fmt: skip
-        if len(ended) == len(self.slots):
-            ended = []  # all of it was done: this is another run
-        for slot in ended:
-            slot.code = int(StageExit.ENDED)
-            self._say("ended-before", slot, "has ended in an earlier run, whose channels these are: not started again")
         for slot in sorted(self.slots.values(), key=lambda slot: slot.stage.kind is Kind.SOURCE):
-            if self.drain_until is None and slot not in ended:
+            if self.drain_until is None:
                 self._start(slot)  # who receives is there before who sends
         while not all(slot.over for slot in self.slots.values()):
             self._advance(time.monotonic())
@@ -185,7 +179,7 @@ class Supervisor:
             self._say("limit", slot, f"was started {limits.burst} times in {limits.interval:g} s: not again")
             self._stop(Ending.REFUSED, f"{name} does not stay up")
             return
-        argv = (*self.settings.command, str(self.file), name)
+        argv = (*self.settings.command, str(self.file), name, "--run", self.name)
         try:
             slot.running = start(self.guard, slot.stage, slot.who, slot.place, argv, self.variables)
         except SipcError as error:
@@ -322,8 +316,16 @@ class Supervisor:
                 slot.running.close()
                 slot.running = None
 
-    def clear_up(self) -> None:
-        """End what is left, and destroy the channels unless something is in them.  Raises what the helper says."""
+    @property
+    def complete(self) -> bool:
+        """Whether every stage has passed on all its input."""
+        return all(slot.code == StageExit.ENDED for slot in self.slots.values())
+
+    def clear_up(self) -> bool:
+        """End what is left, and destroy the channels unless something is in them.  Raises what the helper says.
+
+        Returns whether the run is over: the next one is another.
+        """
         self._clear_strays()
         left = {name: count for name in self.guard.channels if (count := self._left(name))}
         unfinished = any(slot.code is not None and is_unfinished(slot.stage, slot.code) for slot in self.slots.values())
@@ -337,9 +339,10 @@ class Supervisor:
                 why = f"blocks that nobody has finished are in {counts}"
             self.report(Event(kind="channels-kept", text=f"channels kept: {why}; the next run goes on with them",
                               about={"left": left}))  # fmt: skip
-            return
+            return self.complete
         self.channels.destroy(self.guard.channels)
         self.report(Event(kind="channels-destroyed", text="channels destroyed: everything in them was finished"))
+        return True
 
     def _used(self, name: str) -> bool:
         try:

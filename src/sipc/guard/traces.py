@@ -10,18 +10,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sipc.cursor import finished
-from sipc.errors import SipcError, SpecError
+from sipc.errors import SpecError
 from sipc.guard.chain import MAX_LINE, decode
-from sipc.guard.channels import Channels
-from sipc.guard.intents import end_of
-from sipc.guard.model import Guard, Medium, Source, Stage
+from sipc.guard.model import Medium, Source, Stage
 from sipc.guard.places import Places
 from sipc.guard.rules import ended_in_order
 from sipc.guard.sources import in_hand
 from sipc.guard.stage import AUDIT, StageExit
 
-__all__ = ("accused", "cursor_of", "has_ended", "is_unfinished")
+__all__ = ("accused", "cursor_of", "is_unfinished")
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -56,27 +53,3 @@ def is_unfinished(stage: Stage, code: int) -> bool:
     except OSError:
         return True
     return work.medium is Medium.FILE and code != StageExit.ENDED
-
-
-def has_ended(guard: Guard, name: str, place: Places, channels: Channels) -> bool:
-    """Whether a stage has noted that all its input has ended, and was passed on, on these very channels.
-
-    After a run that was killed: started again it would begin a new stream, and a file would be sent twice.
-    """
-    try:
-        intent = end_of(place.state)
-        if intent is None:
-            return False
-        for which, channel in guard.channels.items():
-            epoch = channels.epoch(which)
-            if channel.sender == name:
-                mark = intent.marks.get(which)
-                if mark is None or (mark.epoch, mark.before) != (epoch, channels.sent(which)):
-                    return False
-            elif channel.receiver == name:
-                cursor = cursor_of(place, which)
-                if intent.over.get(which) != (epoch, finished(cursor, epoch)) or channels.left(which, cursor):
-                    return False
-    except (OSError, SipcError):
-        return False
-    return True
