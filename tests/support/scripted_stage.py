@@ -2,9 +2,10 @@
 """A stage that does as it is told: `scripted_stage.py FILE STAGE`, told by the file STAGE in $TMPDIR.
 
 The file has one Python expression for each start, a list of acts; the last one holds for all further starts.  Acts:
-`("send", channel, [message, ...])`, `("take", channel, path)` for ever, `("end", channel)`, `("say", text)`,
-`("exit", code)`, `("kill",)`, `("wait",)` for a signal, `("deaf",)` no signal does anything, `("spawn",)` a process
-that leaves the group.  SIGTERM ends it with 130 wherever it waits.  A line is added to STAGE.starts at each start.
+`("send", channel, [message, ...])`, `("take", channel, path)` until the stream ends, `("end", channel)`,
+`("say", text)`, `("flood", count)` of what is said, `("exit", code)`, `("kill",)`, `("wait",)` for a signal,
+`("deaf",)` to SIGTERM, `("spawn",)` a process that leaves the group, `("accuse", registered name)` in the audit log.
+SIGTERM ends it with 130 wherever it waits.  A line is added to STAGE.starts at each start.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import sipc
+from sipc.guard.audit import Audit, FileLog
+from sipc.guard.verdicts import MessageId
 
 
 def main() -> int:
@@ -56,6 +60,13 @@ def play(act: str, given: list[Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif act == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif act == "accuse":
+        with closing(FileLog(state / "audit.jsonl")) as log:
+            Audit(log, stage=sys.argv[2]).violation(MessageId(epoch=1, seq=1), channel=given[0], reason="magic")
+        sys.exit(76)
+    elif act == "flood":
+        for _ in range(given[0]):
+            os.write(2, b"x" * 65536)
     elif act == "spawn":
         subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True)
     elif act == "wait":

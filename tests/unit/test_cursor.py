@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.support.channels import Child
 from tests.support.strategies import u64
 
-from sipc.cursor import Cursor
+from sipc.cursor import Cursor, finished
 from sipc.errors import KernelError, SpecError
 
 EPOCH = 0x1122334455667788
@@ -402,3 +402,37 @@ def test_the_end_of_a_stream_is_noted_before_it_is_finished(path: Path, monkeypa
     path.write_bytes(WORDS.pack(*words))
     with closing(Cursor(path, EPOCH)) as cursor:
         assert (cursor.seq, cursor.at_end) == (3, False)
+
+
+# -- looked at from outside
+
+
+def test_what_is_finished_can_be_read_from_outside(path: Path) -> None:
+    """While its receiver has it open, and afterwards."""
+    assert finished(path, EPOCH) == 0
+    with closing(Cursor(path, EPOCH)) as cursor:
+        cursor.seq = 7
+        assert finished(path, EPOCH) == 7
+    assert finished(path, EPOCH) == 7
+    assert finished(path, EPOCH + 1) == 0  # a channel that was made anew
+
+
+@given(data=st.binary(max_size=100))
+@one_file
+def test_a_file_that_is_no_cursor_has_finished_nothing(tmp_path: Path, data: bytes) -> None:
+    """Whatever a stage has put there: nothing is believed to be finished."""
+    path = tmp_path / "cursor"
+    path.write_bytes(data)
+    assert finished(path, EPOCH) == 0
+
+
+def test_looking_from_outside_follows_no_link_and_waits_for_no_writer(path: Path, tmp_path: Path) -> None:
+    """A link is refused; a pipe is none, and nobody waits for its other end."""
+    with closing(Cursor(tmp_path / "other", EPOCH)) as cursor:
+        cursor.seq = 7
+    path.symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="symbolic links"):
+        finished(path, EPOCH)
+    path.unlink()
+    os.mkfifo(path)
+    assert finished(path, EPOCH) == 0

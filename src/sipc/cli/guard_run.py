@@ -14,11 +14,12 @@ from sipc.cli.exits import EPILOG
 from sipc.guard.check import load
 from sipc.guard.model import Guard, Kind, Medium
 from sipc.guard.run import run_guard
-from sipc.guard.supervise import Event, Report, Settings
+from sipc.guard.supervise import LONGEST, Event, Report, Settings
 
 __all__ = ("run",)
 
 _DEFAULT = Settings()
+_SECONDS = click.FloatRange(min=0, max=LONGEST)
 
 
 @click.command(epilog=f"Example: sipc guard run guard.toml\n\n{EPILOG}")
@@ -34,13 +35,13 @@ _DEFAULT = Settings()
     help="Directory of descriptors (default: $SIPC_REGISTRY, for root /run/sipc, else $XDG_RUNTIME_DIR/sipc).",
 )
 @click.option("--keep", is_flag=True, help="Leave the channels when everything has ended.")
-@click.option("--grace", type=click.FloatRange(min=0), default=_DEFAULT.grace, show_default=True,
+@click.option("--grace", type=_SECONDS, default=_DEFAULT.grace, show_default=True,
               help="Seconds that stages have to finish what is in the channels, when the guard is stopped.")
-@click.option("--patience", type=click.FloatRange(min=0), default=_DEFAULT.patience, show_default=True,
+@click.option("--patience", type=_SECONDS, default=_DEFAULT.patience, show_default=True,
               help="Seconds that a stage has to end when it is told to; then it is killed.")
 @click.option("--burst", type=click.IntRange(min=1), default=_DEFAULT.burst, show_default=True,
               help="How often a stage may be started within --interval; the next time the guard stops.")
-@click.option("--interval", type=click.FloatRange(min=0), default=_DEFAULT.interval, show_default=True,
+@click.option("--interval", type=_SECONDS, default=_DEFAULT.interval, show_default=True,
               help="Seconds for --burst.")
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")  # fmt: skip
 def run(

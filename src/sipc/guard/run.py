@@ -11,6 +11,9 @@ How a guard is supervised stands in `supervise.py`, how a stage is started in `l
 from __future__ import annotations
 
 import os
+import re
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from sipc.errors import Denied
@@ -21,13 +24,16 @@ from sipc.guard.model import Guard
 from sipc.guard.places import default_state
 from sipc.guard.policy import channel_specs
 from sipc.guard.rules import Ending, StartLimit
-from sipc.guard.storage import doing
+from sipc.guard.storage import close_directory, doing, open_directory, write_new
 from sipc.guard.supervise import Event, Report, Settings, Slot, Supervisor
 from sipc.helper import default_registry
 from sipc.registry import lock
 from sipc.spec import Enforcement
 
 __all__ = ("run_guard",)
+
+_RUN = ".run"  # beside the stages' directories, and no stage can have such a name
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 def run_guard(guard: Guard, file: Path, settings: Settings, report: Report) -> Ending:
@@ -60,6 +66,7 @@ def run_guard(guard: Guard, file: Path, settings: Settings, report: Report) -> E
                 supervisor = Supervisor(
                     guard=guard, file=file.absolute(), settings=settings, report=report, channels=channels,
                     interrupts=interrupts, strays=strays, variables={"SIPC_REGISTRY": str(registry)},
+                    name=_name(state / guard.name, going_on=bool(channels.found)),
                     slots={name: Slot(stage=stage, who=who[name], place=places[name],
                                        limit=StartLimit(burst=settings.burst, interval=settings.interval))
                            for name, stage in guard.stages.items()},
@@ -68,16 +75,38 @@ def run_guard(guard: Guard, file: Path, settings: Settings, report: Report) -> E
                     return supervisor.run()
                 finally:
                     supervisor.kill_all()
-                    supervisor.clear_up()
+                    if supervisor.clear_up():
+                        (state / guard.name / _RUN).unlink(missing_ok=True)
             finally:
                 channels.close()
     finally:
         os.close(held)
 
 
+def _name(place: Path, *, going_on: bool) -> str:
+    """The name of this run: that of the one before where that is not over and its channels are there, else a new one.
+
+    It is on disk before a stage is started.  What a stage has ended in one run it does anew in the next.
+    """
+    with doing("write", place / _RUN, "make room, or let this user write there"):
+        if going_on:
+            with suppress(FileNotFoundError):
+                found = (place / _RUN).read_text(encoding="ascii", errors="replace")
+                if _NAME.fullmatch(found):
+                    return found
+        name = secrets.token_hex(16)
+        fd = open_directory(place, "state directory", private=True)
+        try:
+            write_new(fd, f"{_RUN}.new", name.encode(), 0o600)
+            os.rename(f"{_RUN}.new", _RUN, src_dir_fd=fd, dst_dir_fd=fd)
+        finally:
+            close_directory(fd)
+    return name
+
+
 def _take(place: Path, guard: Guard) -> int:
     """A descriptor that holds the guard's state directory."""
-    where = place / "lock"
+    where = place / ".lock"
     with doing("open", where, "the state directory must be this user's"):
         fd = os.open(where, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

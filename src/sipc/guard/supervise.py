@@ -22,18 +22,18 @@ from signal import SIGKILL, SIGTERM, Signals
 from typing import Any
 
 from sipc.errors import SipcError, SpecError
-from sipc.guard.chain import MAX_LINE, decode
 from sipc.guard.channels import Channels
 from sipc.guard.foreground import Interrupts, Strays, lines_of
 from sipc.guard.launch import Account, Running, judged, stage_command, start
-from sipc.guard.model import Guard, Kind, Medium, Source, Stage
+from sipc.guard.model import Guard, Kind, Stage
 from sipc.guard.places import Places
-from sipc.guard.rules import Act, Ending, StartLimit, act_on, ended_in_order
-from sipc.guard.sources import in_hand
-from sipc.guard.stage import AUDIT, StageExit
+from sipc.guard.rules import Act, Ending, StartLimit, act_on
+from sipc.guard.stage import StageExit
+from sipc.guard.traces import accused, cursor_of, is_unfinished
 
-__all__ = ("Event", "Report", "Settings", "Slot", "Supervisor")
+__all__ = ("LONGEST", "Event", "Report", "Settings", "Slot", "Supervisor")
 
+LONGEST = 1e6  # seconds, eleven days; poll(2) takes milliseconds in an int
 _PAUSE = 0.1  # seconds before a restart: RestartSec= of systemd
 _PIECE = 65536  # bytes of a stage's words taken at once
 _LOOK = 0.05  # seconds between two looks at the cursors, while stopping
@@ -54,7 +54,7 @@ class Settings:
 
     `grace`: seconds that stages have to finish what is in the channels; `patience`: seconds from SIGTERM to SIGKILL.
     `burst` starts of a stage within `interval` seconds; the next one stops the guard.  `command` runs a stage, given
-    FILE and NAME behind it.
+    FILE, NAME and --run RUN behind it.
     """
 
     state: Path | None = None
@@ -65,6 +65,13 @@ class Settings:
     burst: int = 5
     interval: float = 60.0
     command: tuple[str, ...] = field(default_factory=stage_command)
+
+    def __post_init__(self) -> None:
+        for key in ("grace", "patience", "interval"):
+            if not 0 <= getattr(self, key) <= LONGEST:
+                raise SpecError(f"{key} = {getattr(self, key)!r} must be seconds from 0 to {LONGEST:g}")
+        if self.burst < 1:
+            raise SpecError(f"burst = {self.burst!r} must be at least 1: a stage is started once")
 
 
 Report = Callable[[Event], None]
@@ -103,6 +110,7 @@ class Supervisor:
     interrupts: Interrupts
     strays: Strays
     variables: Mapping[str, str]
+    name: str  # of this run: a stage that has ended in it ends again at once
     slots: dict[str, Slot]
     ending: Ending = Ending.OK
     drain_until: float | None = None  # set: the guard is being stopped
@@ -171,7 +179,7 @@ class Supervisor:
             self._say("limit", slot, f"was started {limits.burst} times in {limits.interval:g} s: not again")
             self._stop(Ending.REFUSED, f"{name} does not stay up")
             return
-        argv = (*self.settings.command, str(self.file), name)
+        argv = (*self.settings.command, str(self.file), name, "--run", self.name)
         try:
             slot.running = start(self.guard, slot.stage, slot.who, slot.place, argv, self.variables)
         except SipcError as error:
@@ -234,7 +242,7 @@ class Supervisor:
     def _stop_senders(self, offended: Slot) -> None:
         """Who sends on the channel is the offender; where the stage can not say which channel, all who send to it."""
         coming = {name: one for name, one in self.guard.channels.items() if one.receiver == offended.stage.name}
-        named = {one.spec.name: name for name, one in coming.items()}.get(_accused(offended.place))
+        named = {one.spec.name: name for name, one in coming.items()}.get(accused(offended.place))
         for name in coming if named is None else (named,):
             sender = self.slots[coming[name].sender]
             sender.restart_at = None
@@ -308,11 +316,20 @@ class Supervisor:
                 slot.running.close()
                 slot.running = None
 
-    def clear_up(self) -> None:
-        """End what is left, and destroy the channels unless something is in them.  Raises what the helper says."""
+    @property
+    def complete(self) -> bool:
+        """Whether every stage has passed on all its input."""
+        return all(slot.code == StageExit.ENDED for slot in self.slots.values())
+
+    def clear_up(self) -> bool:
+        """End what is left, and destroy the channels unless something is in them.  Raises what the helper says.
+
+        Returns whether the run is over: the next one is another.
+        """
         self._clear_strays()
         left = {name: count for name in self.guard.channels if (count := self._left(name))}
-        in_doubt = any(map(_unfinished, self.slots.values())) and any(map(self._used, self.guard.channels))
+        unfinished = any(slot.code is not None and is_unfinished(slot.stage, slot.code) for slot in self.slots.values())
+        in_doubt = unfinished and any(map(self._used, self.guard.channels))
         if self.settings.keep or left or in_doubt:
             why = "as asked" if self.settings.keep else "a stage did not end in order, or within a message"
             if left:
@@ -322,9 +339,10 @@ class Supervisor:
                 why = f"blocks that nobody has finished are in {counts}"
             self.report(Event(kind="channels-kept", text=f"channels kept: {why}; the next run goes on with them",
                               about={"left": left}))  # fmt: skip
-            return
+            return self.complete
         self.channels.destroy(self.guard.channels)
         self.report(Event(kind="channels-destroyed", text="channels destroyed: everything in them was finished"))
+        return True
 
     def _used(self, name: str) -> bool:
         try:
@@ -335,34 +353,3 @@ class Supervisor:
     def _say(self, kind: str, slot: Slot, text: str, **about: object) -> None:
         name = slot.stage.name
         self.report(Event(kind=kind, text=f"{name}: {text}", about={"stage": name, **about}))
-
-
-def _unfinished(slot: Slot) -> bool:
-    """Whether a stage has to take something up again that it may have sent on the channels as they are."""
-    if slot.code is None:
-        return False
-    work = slot.stage.work
-    if not isinstance(work, Source) or not ended_in_order(slot.code):
-        return not ended_in_order(slot.code)
-    try:
-        if work.medium is Medium.DIRECTORY and work.path is not None:
-            return in_hand(work.path)
-    except OSError:
-        return True
-    return work.medium is Medium.FILE and slot.code != StageExit.ENDED
-
-
-def _accused(place: Places) -> str:
-    """The channel of which a stage's log says last that its sender broke the protocol; "" when it does not say."""
-    try:
-        with (place.state / AUDIT).open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_LINE))
-            entry = decode(file.read(MAX_LINE).splitlines(keepends=True)[-1])
-    except (OSError, SpecError, LookupError):
-        return ""
-    return entry.channel if entry.verdict == "violation" else ""
-
-
-def cursor_of(place: Places, channel: str) -> Path:
-    """Where a stage keeps how far it has come with a channel that it receives from."""
-    return place.state / f"{channel}.cursor"

@@ -112,6 +112,17 @@ def test_stages_share_no_file(playbook: Path, registry: Path) -> None:
     assert len({stderr for _, _, stderr in links.values()}) == 3
 
 
+def test_a_stage_that_floods_the_log_holds_up_nobody_else(playbook: Path, registry: Path) -> None:
+    """The supervisor takes a piece at a time: another stage's death is seen in between."""
+    script(playbook, "f", [("flood", 1 << 30)])
+    with Run(guard_file(playbook), registry=registry, patience=0.2, grace=0.2) as run:
+        run.until("said", stage="f")
+        os.kill(run.pid("b"), signal.SIGKILL)
+        run.until("ended", stage="b")
+        run.until("started", stage="b")
+        assert run.stop() == 130
+
+
 # -- a stage dies ----------------------------------------------------------------------------------------------
 
 
@@ -223,6 +234,43 @@ def test_stages_learn_nothing_of_an_accusation(playbook: Path, registry: Path) -
         assert run.stop() == 1
 
 
+MEETING = """
+[stage.a]
+source = {{ directory = "{folder}/in" }}
+[stage.f]
+source = {{ directory = "{folder}/more" }}
+[stage.b]
+sink = {{ directory = "{folder}/out" }}
+[channel.one]
+from = "a"
+to = "b"
+[channel.two]
+from = "f"
+to = "b"
+"""
+
+
+def test_of_several_senders_the_accused_one_is_stopped(playbook: Path, registry: Path) -> None:
+    """The stage's log names the channel."""
+    script(playbook, "b", [("accuse", "g.two")])
+    with Run(guard_file(playbook, stages=MEETING, on_violation="stop-sender"), registry=registry) as run:
+        run.until("ended", stage="f")
+        assert run.of("told") == ["f"]
+        os.kill(run.pid("a"), 0)
+        assert run.stop() == 1
+
+
+@pytest.mark.parametrize("accusation", [("exit", 76), ("accuse", "g.elsewhere"), ("accuse", "other.one")])
+def test_where_no_sender_is_accused_by_name_all_are_stopped(
+    playbook: Path, registry: Path, accusation: tuple[object, ...]
+) -> None:
+    """Nobody goes on that may be the offender, and no accusation reaches who does not send to the stage."""
+    script(playbook, "b", [accusation])
+    with Run(guard_file(playbook, stages=MEETING, on_violation="stop-sender"), registry=registry) as run:
+        assert run.end() == 1
+    assert sorted(run.of("told")) == ["a", "f"]
+
+
 # -- a quarantine is full --------------------------------------------------------------------------------------
 
 
@@ -262,9 +310,10 @@ def test_stages_finish_what_has_come_before_they_are_told_to_end(folder: Path, r
     """The sink is slow to begin; the guard waits until it has everything."""
     script(folder, "a", [("send", "raw", MESSAGES), ("say", "sent"), KEPT])
     script(folder, "f", [("take", "raw", str(folder / "x"))])
-    script(folder, "b", [KEPT])
+    script(folder, "b", [("say", "up"), KEPT])
     with Run(guard_file(folder), registry=registry, grace=60.0) as run:
-        run.until("said", stage="a")
+        run.until("said")
+        run.until("said")  # both take signals by now
         assert run.stop() == 130
     assert (folder / "x").read_bytes() == b"one\ntwo\nthree\n"
     assert channels(registry) == []
@@ -299,6 +348,23 @@ def test_a_stage_that_was_killed_keeps_the_channels(folder: Path, registry: Path
     assert run.events[-1]["left"] == {}
 
 
+@pytest.mark.parametrize("held", [".taken", ".taken-0000000000000001-00000000000000000001-0000000000"])
+def test_a_source_that_stops_within_a_message_keeps_the_channels(folder: Path, registry: Path, held: str) -> None:
+    """What it began to send may be through; on other channels it would send it again.  What it only took is not."""
+    script(folder, "a", [("send", "raw", MESSAGES), ("say", "sent"), KEPT])
+    script(folder, "f", [("take", "raw", str(folder / "x"))])
+    script(folder, "b", [("say", "up"), KEPT])
+    file = guard_file(folder)
+    (folder / "in" / held).touch()
+    with Run(file, registry=registry, grace=60.0) as run:
+        run.until("said")
+        run.until("said")  # both take signals by now
+        assert run.stop() == 130
+    began = held != ".taken"
+    assert run.events[-1]["event"] == ("channels-kept" if began else "channels-destroyed")
+    assert channels(registry) == (["g.clean", "g.raw"] if began else [])
+
+
 def test_a_second_signal_waits_no_longer_and_a_third_kills(playbook: Path, registry: Path) -> None:
     """For those at a terminal."""
     script(playbook, "a", [("deaf",), ("say", "deaf"), KEPT])
@@ -307,8 +373,9 @@ def test_a_second_signal_waits_no_longer_and_a_third_kills(playbook: Path, regis
         run.process.send_signal(signal.SIGINT)
         run.until("told", stage="a")
         run.process.send_signal(signal.SIGINT)
-        run.until("ended", stage="f")
-        run.until("ended", stage="b")
+        run.until("ended")
+        run.until("ended")
+        assert sorted(run.of("ended")) == ["b", "f"]
         assert run.stop(signal.SIGINT) == 130
     assert run.events[-1]["event"] in ("channels-kept", "channels-destroyed")
 
@@ -329,10 +396,11 @@ def test_stages_die_with_their_supervisor_and_the_next_run_recovers(folder: Path
     """SIGKILL of the supervisor: no stage lives on; the channels are there with what is in them."""
     file = guard_file(folder)
     script(folder, "a", [("send", "raw", MESSAGES[:2]), ("say", "sent"), KEPT], [("end", "raw")])
-    script(folder, "f", [("deaf",), KEPT], [("take", "raw", str(folder / "x")), ("end", "clean")])
-    script(folder, "b", [("deaf",), KEPT], [("take", "clean", str(folder / "y"))])
+    script(folder, "f", [("say", "up"), ("deaf",), KEPT], [("take", "raw", str(folder / "x")), ("end", "clean")])
+    script(folder, "b", [("say", "up"), ("deaf",), KEPT], [("take", "clean", str(folder / "y"))])
     with Run(file, registry=registry) as run:
-        run.until("said", stage="a")
+        for _ in range(3):
+            run.until("said")
         stages = {run.pid(stage): os.pidfd_open(run.pid(stage)) for stage in ("a", "f", "b")}
         run.process.kill()
         for pid, pidfd in stages.items():
