@@ -26,6 +26,7 @@ __all__ = ("AREA_SIZE", "Batches", "Reply")
 AREA_SIZE = 1 << 20
 _PART_BYTES = 128 << 10
 _PART_COUNT = 256
+_AT_ONCE = 1 << 20  # bytes; the worker is not to fill this process's memory because it is quick
 _CODES = frozenset({*map(int, Code), SAME})
 
 Reply = tuple[int, bytes]  # code, payload
@@ -110,8 +111,10 @@ class Batches:
     def replies(self) -> list[Reply]:
         """What has come since, in the order of the messages; `failure` says what came behind it that is no reply."""
         found: list[Reply] = []
-        while self.failure is None and (piece := self._child.unasked()):
+        read = 0
+        while self.failure is None and read < _AT_ONCE and (piece := self._child.unasked()):
             self._in += piece
+            read += len(piece)
             self._read(found)
             self._let_go()
             if self._in and not self._parts:

@@ -35,6 +35,14 @@ class Filter(Protocol):
         """The verdict on each, as if they had been judged one by one."""
         ...
 
+    def submit(self, messages: Sequence[bytes]) -> None:
+        """Take messages whose verdicts will be collected."""
+        ...
+
+    def collect(self, *, most: int | None = None, seconds: float | None = None) -> list[Verdict]:
+        """The verdicts on what was submitted first: all, or, within limits of bytes and time, some and at least one."""
+        ...
+
     def close(self) -> None:
         """Kill what runs."""
         ...

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,6 +42,27 @@ class _Command(FilterBase, ABC):
         """The command's verdict on each."""
         return [self.judge(data) for data in messages]
 
+    def submit(self, messages: Sequence[bytes]) -> None:
+        """Take messages; a command sees each when its verdict is collected."""
+        self._submitted.append(deque(messages))
+
+    def collect(self, *, most: int | None = None, seconds: float | None = None) -> list[Verdict]:
+        """The verdicts on what was submitted first: all, or some, as `PythonFilter.collect` gives them."""
+        if not self._submitted:
+            raise SpecError(f"filter {self.what}: nothing was submitted that could be collected")
+        left, found, held = self._submitted[0], list[Verdict](), 0
+        until = None if seconds is None else time.monotonic() + seconds
+        while left:
+            verdict = self.judge(left[0])
+            left.popleft()
+            found.append(verdict)
+            held += len(verdict.payload) if isinstance(verdict, Pass) else 0
+            if (most is not None and held >= most) or (until is not None and time.monotonic() >= until):
+                break
+        if not left:
+            self._submitted.popleft()
+        return found
+
     def __init__(
         self,
         argv: Sequence[str],
@@ -60,6 +83,7 @@ class _Command(FilterBase, ABC):
         found = shutil.which(argv[0])
         if found is None:
             raise SpecError(f"filter {argv[0]}: there is no such command that this user may run: name it by its path")
+        self._submitted: deque[deque[bytes]] = deque()
         self._argv = [str(Path(found).absolute()), *argv[1:]]
         self._variables = environment(variables)
         self._directory = None if directory is None else os.fspath(directory)

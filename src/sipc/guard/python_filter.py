@@ -150,26 +150,40 @@ class PythonFilter(FilterBase):
             self.close()
             raise
 
-    def collect(self) -> list[Verdict]:
+    def collect(self, *, most: int | None = None, seconds: float | None = None) -> list[Verdict]:
         """The verdicts on the messages that were submitted first, in their order.
 
-        Raises `KernelError`, `SpecError` when the worker was killed and none can be started; then nothing was
-        collected, and the next call tries again.
+        With limits, on the first of them, at least one, as soon as what they pass has `most` bytes or `seconds` are
+        over; the next call goes on.  Raises `KernelError`, `SpecError` when the worker was killed and none can be
+        started; then nothing was collected, and the next call tries again.
         """
         if not self._sizes:
             raise SpecError(f"filter {self.what}: nothing was submitted that could be collected")
-        size = self._sizes[0]
+        size, counted, held = self._sizes[0], 0, 0
+        until = None if seconds is None else time.monotonic() + seconds
         try:
             while len(self._verdicts) < size:
                 self._hand_over()
                 self._go_on()
+                if most is not None:
+                    held += sum(len(one.payload) for one in self._verdicts[counted:] if isinstance(one, Pass))
+                    counted = len(self._verdicts)
+                full = (most is not None and held >= most) or (until is not None and time.monotonic() >= until)
+                if full and self._verdicts:
+                    break
         except BaseException:
             self.close()  # who interrupted this may have done so between a reply and its verdict
             raise
-        self._sizes.popleft()
-        found, self._verdicts = self._verdicts[:size], self._verdicts[size:]
-        del self._messages[:size]
-        self._given -= size
+        return self._collected(min(size, len(self._verdicts)))
+
+    def _collected(self, count: int) -> list[Verdict]:
+        if count == self._sizes[0]:
+            self._sizes.popleft()
+        else:
+            self._sizes[0] -= count
+        found, self._verdicts = self._verdicts[:count], self._verdicts[count:]
+        del self._messages[:count]
+        self._given -= count
         return found
 
     def _forget(self) -> None:

@@ -257,3 +257,38 @@ def test_a_worker_that_can_not_be_started_leaves_all_that_was_not_collected(monk
                 judge.submit([b"c"])
         assert judge.pending == 0
         assert judge.judge_many([b"d"]) == [Pass(b"d")]
+
+
+# -- within limits
+
+
+def test_a_part_is_collected_when_it_is_large_or_old_enough() -> None:
+    """At least one verdict each time, all of them in the end, in their order; of a command too."""
+    messages = [b"l%d" % number for number in range(20)]  # 40,000 to 60,000 bytes are passed for each
+    with filter_of("every_kind") as judge, CommandFilter(["/bin/cat"]) as command:
+        judge.submit(messages)
+        sizes = []
+        found: list[Verdict] = []
+        while judge.pending:
+            part = judge.collect(most=100_000)
+            sizes.append(len(part))
+            found += part
+        assert found == [Pass(message * 20_000) for message in messages]
+        assert len(sizes) > 1
+        command.submit(messages)
+        for message in messages[:-1]:
+            assert command.collect(seconds=0) == [Pass(message)]
+        assert command.collect() == [Pass(messages[-1])]
+        with pytest.raises(SpecError, match="nothing was submitted"):
+            command.collect()
+
+
+def test_a_part_that_takes_too_long_is_collected_without_the_rest() -> None:
+    """What is judged does not wait for what is not."""
+    with filter_of("slow", timeout=4.0) as judge:
+        judge.submit([b"0", b"0", b"60", b"0"])
+        found: list[Verdict] = []
+        while len(found) < 2:
+            found += judge.collect(seconds=0)
+        assert found == [Pass(b"0")] * 2
+        assert_only(judge.collect(), [b"60", b"0"], 0, {Reason.TIMEOUT})
