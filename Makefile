@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 	@cd $(ROOT) && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
 
 bench: $(VENV)/.bench ## compare with pipes, sockets, ZeroMQ, iceoryx2; writes bench/results
-	@cd $(ROOT) && $(PY) -m bench --write-readme
+	@cd $(ROOT) && $(PY) -m bench --write-readme && $(PY) -m bench.guard --write-docs
 
 clean:
 	@rm -rf $(VENV) $(ROOT).pytest_cache $(ROOT).mypy_cache $(ROOT).ruff_cache $(ROOT).hypothesis $(ROOT)dist
