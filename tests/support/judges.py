@@ -24,3 +24,10 @@ def moody(message: bytes) -> Verdict:
     if isinstance(verdict, Pass):
         return Pass(verdict.payload + b"|" + os.urandom(random.choice((0, 10, 5000, 9000))))
     return verdict
+
+
+def held(message: bytes) -> Verdict:
+    """Pass a message once the file that it names is there."""
+    while not os.path.exists(message):  # noqa: PTH110 - a path in bytes
+        pass
+    return Pass(message)

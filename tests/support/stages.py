@@ -9,7 +9,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -25,9 +27,21 @@ from sipc.guard.stage import run_stage
 from sipc.guard.status import read_status
 from sipc.watch import watching
 
-__all__ = ("LONGEST", "Built", "Process", "build", "forked", "put", "visible", "wait_for_files")
+__all__ = (
+    "LONGEST",
+    "Built",
+    "Process",
+    "build",
+    "forked",
+    "put",
+    "toml",
+    "visible",
+    "wait_for",
+    "wait_for_files",
+    "wait_for_status",
+)
 
-LONGEST = 60.0
+LONGEST = 20.0
 _ROOT = Path(__file__).parents[2]
 
 
@@ -105,18 +119,25 @@ def build(folder: Path, registry: Path, text: str) -> Built:
     guard = load(path)
     for spec in channel_specs(guard).values():
         helper.create(spec, registry)
+    for stage in guard.stages:
+        Places.below(folder / "states", guard.name, stage)
     return Built(folder, registry, guard)
 
 
-def wait_for_files(folder: Path, count: int) -> None:
-    """Return when that many are there whose names begin with no dot."""
+def wait_for(folder: Path, holds: Callable[[], bool]) -> None:
+    """Return when it is so; looked at again whenever something changes in the folder."""
     deadline = time.monotonic() + LONGEST
     with watching([folder]) as fd:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        while len(visible(folder)) < count:
-            assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), f"{len(visible(folder))} of {count}"
+        while not holds():
+            assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), sorted(os.listdir(folder))
             os.read(fd, 1 << 16)
+
+
+def wait_for_files(folder: Path, count: int) -> None:
+    """Return when that many are there whose names begin with no dot."""
+    wait_for(folder, lambda: len(visible(folder)) >= count)
 
 
 def visible(folder: Path) -> list[str]:
@@ -130,7 +151,7 @@ def put(folder: Path, name: str, data: bytes) -> None:
     (folder / f".{name}").rename(folder / name)
 
 
-def forked(built: Built, stage: str, *, line: int | None = None) -> Child:
+def forked(built: Built, stage: str, *, line: int | None = None, name: str = "") -> Child:
     """A stage in a forked process, which kills itself before the given line of the package that it comes to."""
     places = Places.below(built.folder / "states", built.guard.name, stage, registry=built.registry)
 
@@ -148,7 +169,32 @@ def forked(built: Built, stage: str, *, line: int | None = None) -> Child:
                         os.kill(os.getpid(), signal.SIGKILL)
                 return trace
 
+            threading.settrace(trace)
             sys.settrace(trace)
-        return run_stage(built.guard, stage, places, lambda text: print(stage, text, file=sys.stderr))
+        return run_stage(built.guard, stage, places, lambda text: print(stage, text, file=sys.stderr), run=name)
 
     return Child(run)
+
+
+def wait_for_status(built: Built, stage: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The first status of a stage that is so."""
+    folder = built.place(stage) / "run"
+    seen: list[dict[str, Any]] = []
+
+    def found() -> bool:
+        status = read_status(folder / "status.json")
+        seen.extend([status] if status is not None else [])
+        return status is not None and holds(status)
+
+    wait_for(folder, found)
+    return seen[-1]
+
+
+def toml(folder: Path, stages: dict[str, str], channels: dict[str, tuple[str, str]], *, slot_size: int = 4096) -> str:
+    """A guard's file; `FOLDER` in a stage's lines stands for the folder."""
+    lines = ["version = 1", "[guard]", 'name = "g"', 'enforcement = "dac"']
+    for name, text in stages.items():
+        lines += [f"[stage.{name}]", text.replace("FOLDER", str(folder))]
+    for name, (start, end) in channels.items():
+        lines += [f"[channel.{name}]", f'from = "{start}"', f'to = "{end}"', f"slot_size = {slot_size}"]
+    return "\n".join(lines) + "\n"

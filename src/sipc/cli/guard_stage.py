@@ -32,7 +32,14 @@ __all__ = ("stage",)
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory of descriptors; default: $SIPC_REGISTRY, or /run/sipc, then $XDG_RUNTIME_DIR/sipc.",
 )
-def stage(file: Path, name: str, state: Path | None, registry: Path | None) -> int:
+@click.option(
+    "--run",
+    metavar="NAME",
+    default="",
+    help="A name for this run of the guard: a stage that has ended in it in order does so again at once, and a file is "
+    "sent once in each.",
+)
+def stage(file: Path, name: str, state: Path | None, registry: Path | None, run: str) -> int:
     """Be the stage NAME of the guard that FILE describes.
 
     Exit codes: 0 all input has ended and was passed on; 3 the file or the input is wrong; 4 refused by the environment;
@@ -47,4 +54,4 @@ def stage(file: Path, name: str, state: Path | None, registry: Path | None) -> i
     def report(line: str) -> None:
         print(f"sipc: guard {guard.name}: {name}: {line}", file=sys.stderr)
 
-    return run_stage(guard, name, places, report)
+    return run_stage(guard, name, places, report, run=run)

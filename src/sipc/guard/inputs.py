@@ -11,7 +11,6 @@ from __future__ import annotations
 import queue
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -88,12 +87,8 @@ class Inputs:
 
     def _alone(self, receiver: Receiver, name: str) -> Arrival | None:
         try:
-            with self._waiting():
-                began = time.monotonic()
-                try:
-                    arrival = self._next(name, receiver)
-                finally:
-                    self._counts[name].blocked += time.monotonic() - began
+            with self._waiting(), self._counts[name]:
+                arrival = self._next(name, receiver)
         except EndOfStream:
             return None
         self._count(arrival)
@@ -110,9 +105,8 @@ class Inputs:
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGALRM))  # the main thread's
         try:
             while True:
-                began = time.monotonic()
-                arrival = self._next(name, receiver)
-                self._counts[name].blocked += time.monotonic() - began
+                with self._counts[name]:
+                    arrival = self._next(name, receiver)
                 self._handed.put((name, arrival))
                 self._turns[name].acquire()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the main thread is told

@@ -29,11 +29,10 @@ from sipc.guard.storage import close_directory, doing
 from sipc.guard.verdicts import Code, Drop, Pass, Quarantine, Verdict
 from sipc.sender import Sender
 
-__all__ = ("END", "Intent", "Intents", "Mark", "already_sent", "digest_of")
+__all__ = ("Intent", "Intents", "Mark", "already_sent", "digest_of")
 
 _HEADER = struct.Struct("<8sQQII")  # magic, number, length of the rest, length of its description, crc32 of the rest
 _MAGIC = b"SIPCINT1"
-END = "end"  # in place of a digest
 _NAMES = ("intent.0", "intent.1")
 _ADVICE = "make room, or let this user write there; nothing of this was sent"
 
@@ -52,8 +51,9 @@ class Intent:
     """What is about to be sent, and of what.
 
     `channel`, `epoch`, `seq` name the block that it is about, and `digest` its content; `first` and `end` which of its
-    records.  Of a source `channel` is empty, and so it is when the stage has ended in order (`END`).  `over` are the
-    ends of streams, (epoch, seq) by channel, that were passed on: what comes after them is a new run of the guard.
+    records.  Of a source `channel` is empty.  `over` are the ends of streams, (epoch, seq) by channel, that were passed
+    on: what comes after them is a new run of the guard.  With `ended` nothing is intended: all input of the run `run`
+    had ended, and was passed on.
     """
 
     channel: str
@@ -65,6 +65,8 @@ class Intent:
     verdicts: tuple[Verdict, ...] = ()
     marks: Mapping[str, Mark] = field(default_factory=dict)
     over: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ended: bool = False
+    run: str = ""
 
     def about(self, channel: str, epoch: int, seq: int) -> bool:
         """Whether it is about this block."""
@@ -166,7 +168,7 @@ def _encoded(intent: Intent) -> dict[str, Any]:
         "channel": intent.channel, "epoch": intent.epoch, "seq": intent.seq, "digest": intent.digest,
         "first": intent.first, "end": intent.end, "verdicts": [_said(verdict) for verdict in intent.verdicts],
         "marks": {name: [mark.epoch, mark.before, mark.start] for name, mark in intent.marks.items()},
-        "over": dict(intent.over),
+        "over": dict(intent.over), "ended": intent.ended, "run": intent.run,
     }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ knows the number of its newest block now, and how messages become blocks depends
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 from sipc.guard.intents import Mark, already_sent
@@ -71,11 +70,8 @@ class Outputs:
             if not rest:
                 continue
             counts = self._counts[name]
-            began = time.monotonic()
-            try:
+            with counts:
                 sender.send_many(rest)
-            finally:
-                counts.blocked += time.monotonic() - began
             counts.messages += len(rest)
             counts.bytes += sum(map(len, rest))
             self._status.touch()

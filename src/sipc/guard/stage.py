@@ -102,10 +102,11 @@ def _code_of(error: BaseException) -> StageExit:
     return next((code for kind, code in _CODES if isinstance(error, kind)), StageExit.REFUSED)
 
 
-def run_stage(guard: Guard, name: str, places: Places, report: Callable[[str], None]) -> StageExit:
+def run_stage(guard: Guard, name: str, places: Places, report: Callable[[str], None], *, run: str = "") -> StageExit:
     """Be one stage until it ends, fails or is stopped; what there is to say goes to `report`, a line at a time.
 
-    For the main thread of a process of its own: it takes SIGTERM, SIGINT and SIGALRM.
+    `run` names the run of the whole guard, if that has a name: a stage that has ended in it does not begin again.  For
+    the main thread of a process of its own: it takes SIGTERM, SIGINT and SIGALRM.
     """
     try:
         if name not in guard.stages:
@@ -115,13 +116,16 @@ def run_stage(guard: Guard, name: str, places: Places, report: Callable[[str], N
         report(str(error))
         return _code_of(error)
     try:
-        return _Running(guard, guard.stages[name], places, starts, report).run()
+        return _Running(guard, guard.stages[name], places, starts, report, run).run()
     finally:
         close_directory(held)
 
 
 class _Running:
-    def __init__(self, guard: Guard, stage: Stage, places: Places, starts: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, guard: Guard, stage: Stage, places: Places, starts: int, report: Callable[[str], None], run: str
+    ) -> None:
+        self.run_name = run
         self.guard, self.stage, self.places, self.report = guard, stage, places, report
         self.names = {name: channel.spec.name for name, channel in guard.channels.items()}
         self.counts = {
@@ -147,9 +151,9 @@ class _Running:
                 except RemoteProtocolError as error:
                     self._log_violation(stack, error)
                     raise
-            code, reason = StageExit.ENDED, ""
+            code, reason = StageExit.ENDED, "all input has ended"
         except (SipcError, FilterFailed, Stopped) as error:
-            code, reason = _code_of(error), str(error)
+            code, reason = _code_of(error), str(error) or "asked to stop"
             if code is not StageExit.STOPPED:
                 self.report(reason)
         except BaseException as error:
@@ -159,26 +163,37 @@ class _Running:
         return code
 
     def _work(self, stack: ExitStack) -> None:
-        with self.stop:
-            outputs = self._open_ends(stack)
         intents = Intents(self.places.state)
         stack.callback(intents.close)
+        if self.run_name and intents.last is not None and intents.last.ended and intents.last.run == self.run_name:
+            return  # killed after everything was done, before anybody was told
+        with self.stop:
+            outputs = self._open_ends(stack)
+        self.status.touch()
         work = self.stage.work
         if isinstance(work, SourceWork):
             source = _source(work, outputs.largest)
             stack.callback(source.close)
             self._confine(outputs.first)
-            run_source(source, outputs, intents, self.status, self.stop)
+            run_source(source, outputs, intents, self.status, self.stop, run=self.run_name)
             return
         inputs = Inputs(self.receivers, self.counts, self.status, self.stop, packed=not isinstance(work, SinkWork))
         if isinstance(work, SinkWork):
             sink = _sink(work)
             stack.callback(sink.close)
             self._confine(next(iter(self.receivers.values())))
-            run_sink(self.receivers, inputs, sink, intents, self.stop, may_repeat=work.medium is Medium.SOCKET)
+            run_sink(
+                self.receivers,
+                inputs,
+                sink,
+                intents,
+                self.stop,
+                may_repeat=work.medium is Medium.SOCKET,
+                run=self.run_name,
+            )
             return
         judged = self._judged(stack, work, outputs.largest)
-        run_filter(self.receivers, inputs, judged, outputs, intents, self.stop)
+        run_filter(self.receivers, inputs, judged, outputs, intents, self.stop, run=self.run_name)
 
     def _open_ends(self, stack: ExitStack) -> Outputs:
         policy = _policy(self.stage)
@@ -193,7 +208,7 @@ class _Running:
                 end = open_receiver(registered, cursor=cursor, registry=registry, timeout=_APPEAR, policy=policy)
                 self.receivers[name] = end
                 counts.end = end
-                stack.callback(end.close)
+                stack.callback(_close, end)
             else:
                 counts.end = senders[name] = open_sender(registered, registry=registry, timeout=_APPEAR, policy=policy)
         return outputs
@@ -241,6 +256,11 @@ class _Running:
             end.confine()
         except (PolicyUnavailable, KernelError) as error:
             self.report(f"note: not confined: {error}")
+
+
+def _close(end: Receiver) -> None:
+    with suppress(Busy):  # a thread waits in it, as long as this process lives
+        end.close()
 
 
 def _policy(stage: Stage) -> EndpointPolicy | None:

@@ -49,21 +49,31 @@ class StageState(enum.StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """One channel of the stage; numbers since the stage was started."""
+    """One channel of the stage; numbers since the stage was started.  A `with` of it is a call that may wait."""
 
     direction: str
     messages: int = 0
     bytes: int = 0
-    blocked: float = 0.0  # seconds in calls that wait for the other side
+    blocked: float = 0.0  # seconds in such calls
     end: Endpoint | None = None
+    _since: float | None = None
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *exc: object) -> None:
+        since, self._since = self._since, None
+        if since is not None:
+            self.blocked += time.monotonic() - since
 
     def document(self) -> dict[str, Any]:
         """As it stands in the file."""
-        end = self.end
+        end, since = self.end, self._since
+        blocked = self.blocked + (time.monotonic() - since if since is not None else 0.0)
         last = end.last_seq if isinstance(end, Sender | Receiver) else None
         return {
             "direction": self.direction, "messages": self.messages, "bytes": self.bytes,
-            "blocked_seconds": round(self.blocked, 3), "last_seq": last or 0, "epoch": end.epoch if end else 0,
+            "blocked_seconds": round(blocked, 3), "last_seq": last or 0, "epoch": end.epoch if end else 0,
         }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sipc.errors import Broken, EndOfStream, QuarantineFull, RemoteProtocolError
 from sipc.guard.audit import Audit
 from sipc.guard.filters import Filter
 from sipc.guard.inputs import Arrival, Inputs
-from sipc.guard.intents import END, Intent, Intents, digest_of
+from sipc.guard.intents import Intent, Intents, digest_of
 from sipc.guard.outputs import Outputs
 from sipc.guard.quarantine import QuarantineStore
 from sipc.guard.sinks import Sink
@@ -124,9 +124,16 @@ def _in_hand(receivers: Mapping[str, Receiver], last: Intent | None) -> str | No
     return last.channel if last.about(last.channel, end.epoch, (end.last_seq or 0) + 1) else None
 
 
-def run_source(source: Source, outputs: Outputs, intents: Intents, status: Status, stop: Stopping) -> None:
-    """Until the source has ended, which a directory or a socket never does."""
+def run_source(source: Source, outputs: Outputs, intents: Intents, status: Status, stop: Stopping, *, run: str) -> None:
+    """Until the source has ended, which a directory or a socket never does.
+
+    A file is sent once in each run; where runs have no names, once as it is.
+    """
     last = intents.last
+    if isinstance(source, FileSource) and last is not None and last.ended and run in ("", last.run):
+        if digest_of([source.take()]) == last.digest:
+            return
+        last = None
     closed = outputs.closed_since(last.marks) if last is not None and isinstance(source, FileSource) else set()
     while True:
         status.state = StageState.WAITING
@@ -150,14 +157,15 @@ def run_source(source: Source, outputs: Outputs, intents: Intents, status: Statu
         stop.check()
     with stop:
         outputs.close(closed)
-    intents.write(Intent(channel="", epoch=0, seq=0, digest=END, marks=outputs.marks()))
+    sent = intents.last.digest if isinstance(source, FileSource) and intents.last is not None else ""
+    intents.write(Intent(channel="", epoch=0, seq=0, digest=sent, marks=outputs.marks(), ended=True, run=run))
 
 
 def _source_intent(source: DirectorySource | FileSource, data: bytes, outputs: Outputs, intents: Intents) -> Intent:
     """The intent for the message in hand: that of a predecessor who had it in hand, or a new one."""
     last, digest = intents.last, digest_of([data])
-    if last is not None and last.digest == digest and isinstance(source, FileSource):
-        known = True
+    if last is not None and isinstance(source, FileSource):
+        known = last.digest == digest and not last.ended
     elif last is not None and isinstance(source, DirectorySource):
         noted = source.intended
         known = noted is not None and last.digest == digest and last.about("", noted.epoch, noted.seq)
@@ -181,6 +189,8 @@ def run_filter(
     outputs: Outputs,
     intents: Intents,
     stop: Stopping,
+    *,
+    run: str,
 ) -> None:
     """Until all inputs have ended, and that was passed on."""
     last = intents.last
@@ -190,7 +200,8 @@ def run_filter(
         _pass_on(arrival, judged, outputs, intents, stop)
     with stop:
         outputs.close(closed)
-    intents.write(Intent(channel="", epoch=0, seq=0, digest=END, marks=outputs.marks(), over=_all_over(receivers)))
+    over = _all_over(receivers)
+    intents.write(Intent(channel="", epoch=0, seq=0, digest="", marks=outputs.marks(), over=over, ended=True, run=run))
 
 
 def _pass_on(arrival: Arrival, judged: Judged, outputs: Outputs, intents: Intents, stop: Stopping) -> None:
@@ -230,7 +241,7 @@ def _carry_out(intent: Intent, arrival: Arrival, judged: Judged, outputs: Output
 
 def run_sink(
     receivers: Mapping[str, Receiver], inputs: Inputs, sink: Sink, intents: Intents, stop: Stopping, *,
-    may_repeat: bool,
+    may_repeat: bool, run: str,
 ) -> None:  # fmt: skip
     """Until all inputs have ended.  A sink that `may_repeat` is left in the middle of a message when asked to stop."""
     ended = _ended(receivers, intents.last)
@@ -246,4 +257,4 @@ def run_sink(
         with stop if may_repeat else nullcontext():
             for number, data in enumerate(arrival.messages, arrival.record):
                 sink.put(data, MessageId(epoch=epoch, seq=arrival.seq, record=number))
-    intents.write(Intent(channel="", epoch=0, seq=0, digest=END, over=_all_over(receivers)))
+    intents.write(Intent(channel="", epoch=0, seq=0, digest="", over=_all_over(receivers), ended=True, run=run))
