@@ -40,7 +40,7 @@ lint: $(VENV)/.dev
 	@cd $(ROOT) && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
 
 bench: $(VENV)/.bench ## compare with pipes, sockets, ZeroMQ, iceoryx2; writes bench/results
-	@cd $(ROOT) && $(PY) -m bench --write-readme
+	@cd $(ROOT) && $(PY) -m bench --write-readme && $(PY) -m bench.guard --write-docs
 
 leftovers: $(VENV)/.dev ## what a receiver could tell a sender, in kbit/s; a minute; writes docs/threat-model.md
 	@cd $(ROOT) && $(PY) -m bench.leftovers --write-docs

@@ -89,7 +89,7 @@ def _child(
         os._exit(1)
 
 
-class _End:
+class End:
     """One child and the pipe to it."""
 
     def __init__(
@@ -118,10 +118,12 @@ class _End:
         return value
 
     def go(self) -> None:
+        """Let it do the next step."""
         with suppress(OSError):  # it died meanwhile: the next read says so
             self.link.send(None)
 
     def finish(self, patience: float) -> None:
+        """Wait for its end, and make one after `patience` seconds."""
         self.process.join(max(0.0, patience))
         if self.process.exitcode is None:
             self.process.kill()
@@ -129,7 +131,7 @@ class _End:
         self.link.close()
 
 
-def _await(ends: list[_End], word: str, until: float) -> list[object]:
+def awaited(ends: list[End], word: str, until: float) -> list[object]:
     """The values of `word` from all of `ends`, whichever comes first; the first failure ends the wait."""
     values: dict[str, object] = {}
     while len(values) < len(ends):
@@ -171,18 +173,18 @@ def _run(
 ) -> tuple[object, object]:
     until = time.monotonic() + place.deadline
     sender_cores, receiver_cores = place.cores(contestant)
-    ends: list[_End] = []
+    ends: list[End] = []
     clean = False
     try:
-        receiver = _End("receiver", receiver_cores, contestant.open_receiver, receive, contestant.close)
+        receiver = End("receiver", receiver_cores, contestant.open_receiver, receive, contestant.close)
         ends.append(receiver)
-        _await(ends, "ready", until)
-        sender = _End("sender", sender_cores, contestant.open_sender, send, contestant.close)
+        awaited(ends, "ready", until)
+        sender = End("sender", sender_cores, contestant.open_sender, send, contestant.close)
         ends.append(sender)
-        _await([sender], "ready", until)
+        awaited([sender], "ready", until)
         receiver.go()
         sender.go()
-        received, sent = _await([receiver, sender], "done", until)
+        received, sent = awaited([receiver, sender], "done", until)
         receiver.go()
         sender.go()
         clean = True

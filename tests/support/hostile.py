@@ -6,18 +6,24 @@ Loaded by `tests/host/guard/test_filters.py` into a worker, as a stage would loa
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import itertools
+import mmap
 import os
+import re
 import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Never
 
 import msgspec
 
+from sipc.guard.area import NOTICE, REPLY, SAME
 from sipc.guard.framing import ANSWER
 from sipc.guard.verdicts import Drop, Pass, Quarantine
 
@@ -300,6 +306,138 @@ def order(value: object) -> Any:
     if value.amount > 100:
         return Quarantine("over-limit", f"{value.amount} to {value.to}")
     return Pass(msgspec.json.encode(value)) if value.amount else Drop("empty")
+
+
+def _main() -> dict[str, Any]:
+    """The worker's own variables, as a hostile filter would look for them."""
+    frame = sys._getframe()
+    while "notice" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    return frame.f_locals
+
+
+def turncoat(message: bytes) -> Any:
+    """Refuse `no`; at `bad` take back the verdict on the message before, with the right tag, and pass this one."""
+    if message == b"no":
+        return Quarantine("refused")
+    if not message.startswith(b"bad"):
+        return Pass(message)
+    known = _main()
+    _write(REPLY.pack(known["tag"], known["number"] - 1, SAME, 0) + REPLY.pack(known["tag"], known["number"], SAME, 0))
+    while True:
+        pass
+
+
+@_only_for_bad
+def impatient(message: bytes) -> Never:
+    """Answer, take the next notice off the pipe, and answer that too, without reading the message."""
+    known = _main()
+    os.write(known["sink"], REPLY.pack(known["tag"], known["number"], SAME, 0))
+    tag = NOTICE.unpack(os.read(known["source"], NOTICE.size))[0]
+    os.write(known["sink"], REPLY.pack(tag, 0, SAME, 0))
+    while True:
+        pass
+
+
+@_only_for_bad
+def oversized(message: bytes) -> Never:
+    """Say that more comes than may, and send some of it."""
+    known = _main()
+    os.write(known["sink"], REPLY.pack(known["tag"], known["number"], 0, 1_000_001) + bytes(1000))
+    while True:
+        pass
+
+
+@_only_for_bad
+def unknown_code(message: bytes) -> Never:
+    known = _main()
+    os.write(known["sink"], REPLY.pack(known["tag"], known["number"], 2, 0))
+    while True:
+        pass
+
+
+@_only_for_bad
+def ringing(message: bytes) -> Never:
+    """Ring for ever, and say nothing."""
+    known = _main()
+    while True:
+        try:
+            os.write(known["bell"], bytes(4096))
+        except OSError:
+            continue
+
+
+def _area() -> tuple[int, int, str, str]:
+    """Address, size, permissions and name in map_files of the shared area."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        found = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) .*memfd:sipc-filter", line)
+        if found:
+            first, end = int(found[1], 16), int(found[2], 16)
+            return first, end - first, found[3], f"{first:x}-{end:x}"
+    raise LookupError
+
+
+@_only_for_bad
+def scribble(message: bytes) -> Pass:
+    """Write over the messages that wait."""
+    first, size, _, _ = _area()
+    ctypes.memset(first, 0x58, size)
+    return Pass(message)
+
+
+def reach(message: bytes) -> Pass:
+    """Every way to the shared area that is not reading, and what the kernel said to it."""
+    first, size, permissions, name = _area()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    said = [permissions]
+
+    def attempt(act: Callable[[], object]) -> None:
+        try:
+            act()
+            said.append("done")
+        except OSError as error:
+            said.append(errno.errorcode[error.errno or 0])
+
+    libc.mprotect(first, size, mmap.PROT_READ | mmap.PROT_WRITE)
+    said.append(errno.errorcode[ctypes.get_errno()])
+    try:
+        fd = os.open(f"/proc/self/map_files/{name}", os.O_RDWR)
+    except OSError:  # that takes a capability
+        return Pass("\n".join(said).encode())
+    attempt(lambda: os.write(fd, b"X"))
+    attempt(lambda: os.ftruncate(fd, 0))
+    attempt(lambda: os.ftruncate(fd, size + 4096))
+    attempt(lambda: mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE))
+    os.close(fd)
+    return Pass("\n".join(said).encode())
+
+
+def slow(message: bytes) -> Pass:
+    """Take as many seconds as the message says."""
+    time.sleep(float(message))
+    return Pass(message)
+
+
+def every_kind(message: bytes) -> Any:
+    """What the first byte asks for."""
+    match message[:1]:
+        case b"d":
+            return Drop("dropped")
+        case b"q":
+            return Quarantine("refused", message.hex())
+        case b"c":
+            return Pass(message[::-1])
+        case b"e":
+            raise ValueError(message)
+        case b"n":
+            return None
+        case b"l":
+            return Pass(message * 20_000)
+        case b"k":
+            os._exit(7)
+    return Pass(message)
 
 
 not_callable = 7

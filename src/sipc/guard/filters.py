@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters: message bytes in, one verdict out, whatever the filter does.
 
-Owns the three kinds (a Python function, a command for each message, a command that stays) and the rule that they
-share: only an explicit, whole and timely pass is a pass.  An exception, a timeout, a death, a value of another type,
-garbage, too much output: each is a `Quarantine`, the process is killed with its group, and the next message meets a
-new one.  An error is raised only when no filter can be started; then no message was judged.
+Owns two of the three kinds (a command for each message, a command that stays; the third, a Python function, is
+`python_filter.py`) and the rule that they share: only an explicit, whole and timely pass is a pass.  An exception, a
+timeout, a death, a value of another type, garbage, too much output: each is a `Quarantine`, the process is killed with
+its group, and the next message meets a new one.  An error is raised only when no filter can be started; then no message
+was judged.
 
 No filter runs in the stage's process: a C loop does not see a signal's handler, and only SIGKILL ends `while True`.
 Being started by exec it has no segment mapped and no queue open, and sees only the bytes it is given.
@@ -13,196 +14,55 @@ Being started by exec it has no segment mapped and no queue open, and sees only 
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import shutil
-import sys
-from collections.abc import Collection, Mapping, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, Self
 
 from sipc.errors import SpecError
-from sipc.guard.framing import ANSWER, FramingError, message, read_answer, too_long
-from sipc.guard.process import Child, End, Exchange, environment
-from sipc.guard.verdicts import Code, Drop, Pass, Quarantine, Reason, Verdict, check_reason
-from sipc.guard.worker import TAG
+from sipc.guard.filter_base import DEFAULT_OUTPUT, DEFAULT_TIMEOUT, WORDS, Filter, FilterBase, said
+from sipc.guard.framing import message, too_long
+from sipc.guard.process import Child, End, environment
+from sipc.guard.python_filter import PythonFilter
+from sipc.guard.verdicts import Code, Drop, Pass, Quarantine, Reason, Verdict
 
 __all__ = ("CommandFilter", "Filter", "PersistentFilter", "PythonFilter")
 
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_FORMATS = ("json", "msgpack")
-DEFAULT_TIMEOUT = 5.0
-# A filter seldom makes more of a message than there was; 64 MiB is far beyond one message of most guards.
-DEFAULT_OUTPUT = 64 << 20
-_START = 30.0  # seconds that a module may take to be imported: some import half a distribution
-_WORDS = 8192  # room for a reason and its detail, and for why a function can not be loaded
 
+class _Command(FilterBase, ABC):
+    """What commands share; each kind says how one is asked."""
 
-class Filter(Protocol):
-    """What a stage does with a message; one caller at a time."""
-
+    @abstractmethod
     def judge(self, data: bytes) -> Verdict:
-        """The verdict on one message.  Raises `KernelError`, `SpecError` when the filter can not be started."""
-        ...
+        """The command's verdict, or `Quarantine`."""
 
-    def close(self) -> None:
-        """Kill what runs."""
-        ...
+    def judge_many(self, messages: Sequence[bytes]) -> list[Verdict]:
+        """The command's verdict on each."""
+        return [self.judge(data) for data in messages]
 
+    def submit(self, messages: Sequence[bytes]) -> None:
+        """Take messages; a command sees each when its verdict is collected."""
+        self._submitted.append(deque(messages))
 
-class _Base:
-    """What the kinds share: limits, and a process that is there or not."""
+    def collect(self, *, most: int | None = None, seconds: float | None = None) -> list[Verdict]:
+        """The verdicts on what was submitted first: all, or some, as `PythonFilter.collect` gives them."""
+        if not self._submitted:
+            raise SpecError(f"filter {self.what}: nothing was submitted that could be collected")
+        left, found, held = self._submitted[0], list[Verdict](), 0
+        until = None if seconds is None else time.monotonic() + seconds
+        while left:
+            verdict = self.judge(left[0])
+            left.popleft()
+            found.append(verdict)
+            held += len(verdict.payload) if isinstance(verdict, Pass) else 0
+            if (most is not None and held >= most) or (until is not None and time.monotonic() >= until):
+                break
+        if not left:
+            self._submitted.popleft()
+        return found
 
-    def __init__(self, what: str, timeout: float, max_output: int) -> None:
-        if not 0 < timeout < float("inf"):
-            raise SpecError(f"filter {what}: timeout must be more than 0 seconds, not {timeout!r}, for example 5.0")
-        if not 0 < max_output <= 0xFFFFFFFF - TAG:
-            raise SpecError(f"filter {what}: max_output must be from 1 to {0xFFFFFFFF - TAG} bytes, not {max_output!r}")
-        self.what = what
-        self.timeout = timeout
-        self.max_output = max_output
-        self._child: Child | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Kill the process, if there is one."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.close()
-
-    def _framed(self, start: Child, request: bytes, room: int) -> tuple[Code, bytes] | Quarantine:
-        """One request and its answer over frames; the process is gone when the answer is a `Quarantine` of ours."""
-        child = start
-        answers: list[tuple[Code, bytes]] = []
-
-        def complete(output: bytearray) -> bool:
-            found = read_answer(output, room)
-            answers.extend([found] if found is not None else [])
-            return found is not None
-
-        kept = False
-        try:
-            try:
-                done = child.exchange(request, timeout=self.timeout, limit=ANSWER.size + room, complete=complete)
-            except FramingError as error:
-                return Quarantine(Reason.FRAMING, str(error))
-            if done.end is End.ANSWERED and not done.taken:
-                return Quarantine(Reason.FRAMING, "it answered before it had read the message")
-            kept = done.end is End.ANSWERED
-        finally:
-            if not kept:
-                self.close()
-        return answers[0] if kept else self._failed(done, child.returncode)
-
-    def _failed(self, done: Exchange, code: int | None) -> Quarantine:
-        if done.end is End.TIMEOUT:
-            return Quarantine(Reason.TIMEOUT, _said(f"no answer within {self.timeout} s", done.errors))
-        if done.end is End.OVERFLOW:
-            return Quarantine(Reason.OUTPUT, _said(f"more than {self.max_output} bytes", done.errors))
-        return Quarantine(Reason.DIED, _said(f"ended with {code}, without a whole answer", done.errors))
-
-
-def _said(what: str, errors: str) -> str:
-    return f"{what}; it said: {errors}" if errors else what
-
-
-class PythonFilter(_Base):
-    """A function from bytes, or from a value of a declared type, to a verdict."""
-
-    def __init__(
-        self,
-        function: str,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        decode: str | None = None,
-        decode_format: str = "json",
-        max_output: int = DEFAULT_OUTPUT,
-        path: Sequence[str | os.PathLike[str]] = (),
-        start_timeout: float = _START,
-        reasons: Collection[str] | None = None,
-    ) -> None:
-        """Load `function` ("module:function") in a process of its own, and there again whenever that was killed.
-
-        `decode` names a type that msgspec decodes each message to (from JSON, or `decode_format="msgpack"`); the
-        function then gets the value, and what does not validate never reaches it.  `timeout` is in seconds for one
-        message, decoding included.  `path` is put before `sys.path`.  `reasons` are the words that it may give;
-        without them any will do that is not in the message.  Raises `SpecError` when it can not be loaded.
-        """
-        super().__init__(function, timeout, max_output)
-        for key, name in (("python", function), ("decode", decode)):
-            if name is not None and not _FUNCTION.fullmatch(name):
-                raise SpecError(f"filter: {key} must be 'module:name', for example 'orders:check', not {name!r}")
-        if decode_format not in _FORMATS:
-            raise SpecError(f"filter {function}: decode_format must be one of {_FORMATS}, not {decode_format!r}")
-        self._start_timeout = start_timeout
-        self._reasons = None if reasons is None else {*map(check_reason, reasons), *Reason}
-        # -I where nothing was set up on purpose: neither the current directory nor a user's own packages are ours.
-        isolated = ["-P"] if os.environ.get("PYTHONPATH") else ["-I"]
-        places = [os.path.abspath(place) for place in path]  # noqa: PTH100 - Path.resolve would follow links
-        self._argv = [
-            sys.executable, *isolated, "-m", "sipc.guard.worker", function, str(max_output), decode or "",
-            decode_format, *places,
-        ]  # fmt: skip
-        self._started()
-
-    def _started(self) -> Child:
-        if self._child is None:
-            self._child = Child(self._argv, variables=environment())
-            answer = self._hello(self._child)
-            if isinstance(answer, Quarantine) or answer[0] is not Code.PASS:
-                why = answer.detail if isinstance(answer, Quarantine) else answer[1].decode(errors="replace")
-                self.close()
-                raise SpecError(
-                    f"filter {self.what} can not be loaded: {why}: name a module that this interpreter can import "
-                    "and a function in it; a declared type needs msgspec (pip install 'sipc[guard]')"
-                )
-        return self._child
-
-    def _hello(self, child: Child) -> tuple[Code, bytes] | Quarantine:
-        timeout, self.timeout = self.timeout, self._start_timeout
-        try:
-            return self._framed(child, b"", _WORDS)
-        finally:
-            self.timeout = timeout
-
-    def judge(self, data: bytes) -> Verdict:
-        """The function's verdict, or `Quarantine`."""
-        too_long(data, 0xFFFFFFFF - TAG)
-        if self._child is not None and (unasked := self._child.unasked()) != b"":
-            self.close()
-            if unasked is not None:
-                return Quarantine(Reason.FRAMING, f"it said {len(unasked)} bytes before it was asked")
-        tag = secrets.token_bytes(TAG)
-        answer = self._framed(self._started(), message(tag + data), TAG + max(self.max_output, _WORDS))
-        if isinstance(answer, Quarantine):
-            return answer
-        code, payload = answer
-        if payload[:TAG] != tag:
-            self.close()
-            return Quarantine(Reason.FRAMING, "it answered another message")
-        return self._verdict(data, code, payload[TAG:])
-
-    def _verdict(self, data: bytes, code: Code, payload: bytes) -> Verdict:
-        if code is Code.PASS and len(payload) <= self.max_output:
-            return Pass(payload)
-        reason, _, detail = payload[:_WORDS].partition(b"\0")
-        try:
-            word = check_reason(reason.decode())
-        except (UnicodeDecodeError, SpecError):
-            self.close()
-            return Quarantine(Reason.FRAMING, "its reason is no word")
-        if word not in self._reasons if self._reasons is not None else word not in set(Reason) and reason in data:
-            # It would be logged, and may be a part of the message.
-            word, detail = Reason.FILTER, b"reason: " + reason + b"; " + detail
-        return Drop(word) if code is Code.DROP else Quarantine(word, detail.decode(errors="replace"))
-
-
-class _Command(_Base):
     def __init__(
         self,
         argv: Sequence[str],
@@ -223,6 +83,7 @@ class _Command(_Base):
         found = shutil.which(argv[0])
         if found is None:
             raise SpecError(f"filter {argv[0]}: there is no such command that this user may run: name it by its path")
+        self._submitted: deque[deque[bytes]] = deque()
         self._argv = [str(Path(found).absolute()), *argv[1:]]
         self._variables = environment(variables)
         self._directory = None if directory is None else os.fspath(directory)
@@ -250,14 +111,14 @@ class CommandFilter(_Command):
         if child.returncode == Code.PASS:
             if done.output:
                 return Pass(done.output)
-            return Quarantine(Reason.NO_OUTPUT, _said("it said pass, and nothing to pass", done.errors))
+            return Quarantine(Reason.NO_OUTPUT, said("it said pass, and nothing to pass", done.errors))
         if child.returncode == Code.DROP:
             return Drop()
         if child.returncode == Code.QUARANTINE:
             return Quarantine(Reason.FILTER, done.errors)
         if child.returncode is None or child.returncode < 0:
             return self._failed(done, child.returncode)
-        return Quarantine(Reason.EXIT, _said(f"exit code {child.returncode}", done.errors))
+        return Quarantine(Reason.EXIT, said(f"exit code {child.returncode}", done.errors))
 
 
 class PersistentFilter(_Command):
@@ -278,4 +139,4 @@ class PersistentFilter(_Command):
         code, payload = answer
         if code is Code.PASS:
             return Pass(payload)
-        return Drop() if code is Code.DROP else Quarantine(Reason.FILTER, payload[:_WORDS].decode(errors="replace"))
+        return Drop() if code is Code.DROP else Quarantine(Reason.FILTER, payload[:WORDS].decode(errors="replace"))

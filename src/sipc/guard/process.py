@@ -65,8 +65,18 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 class Child:
     """A running child.  Close it: that kills it."""
 
-    def __init__(self, argv: Sequence[str], *, variables: Mapping[str, str], directory: str | None = None) -> None:
-        """Start `argv`.  Raises `KernelError` when the kernel does not let us."""
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        variables: Mapping[str, str],
+        directory: str | None = None,
+        share: tuple[int, ...] = (),
+    ) -> None:
+        """Start `argv`, with the descriptors `share` under their numbers here.
+
+        Raises `KernelError` when the kernel does not let us.
+        """
         parent = os.getpid()
 
         def prepare() -> None:
@@ -78,7 +88,7 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-                start_new_session=True, close_fds=True, env=dict(variables), cwd=directory,
+                start_new_session=True, close_fds=True, pass_fds=share, env=dict(variables), cwd=directory,
                 preexec_fn=prepare,  # noqa: PLW1509 - a stage has one thread
             )  # fmt: skip
         except OSError as error:
@@ -88,6 +98,7 @@ class Child:
             ) from error  # fmt: skip
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._fds = [pipe.fileno() for pipe in pipes if pipe is not None]
+        self._audible = True  # its stderr is open
         try:
             self._pidfd = os.pidfd_open(self._process.pid)
             for fd in self._fds:
@@ -113,6 +124,36 @@ class Child:
             return os.read(self._fds[1], _PIECE) or None
         except BlockingIOError:
             return b""
+
+    def take(self, data: memoryview) -> int:
+        """Hand it as much of `data` as it takes at once; how many bytes that were.  All, when it listens no more."""
+        try:
+            return os.write(self._fds[0], data)
+        except BlockingIOError:
+            return 0
+        except BrokenPipeError:
+            return len(data)
+
+    def wait(self, timeout: float, *, writing: bool) -> bool:
+        """Sleep until it says something on stderr (which is thrown away), or ends, or, if `writing`, takes more.
+
+        No more than `timeout` seconds.  Returns whether it has ended; then its group is killed, and what it has said
+        on stdout can still be read.
+        """
+        poll = select.poll()
+        stdin, _, stderr = self._fds
+        if self._audible:
+            poll.register(stderr, select.POLLIN)
+        if writing:
+            poll.register(stdin, select.POLLOUT)
+        poll.register(self._pidfd, select.POLLIN)
+        ready = dict(poll.poll(min(timeout, _LONGEST_POLL) * 1000 + 1))
+        if stderr in ready:
+            self._audible = bool(os.read(stderr, _PIECE))  # closed, it would be ready for ever
+        if self._pidfd not in ready:
+            return False
+        self._kill_group()  # who is left of it can not answer in its name
+        return True
 
     def exchange(
         self, data: bytes, *, timeout: float, limit: int, complete: Callable[[bytearray], bool] | None

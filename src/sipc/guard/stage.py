@@ -31,6 +31,7 @@ from sipc.errors import (
     SpecError,
     Timeout,
 )
+from sipc.guard.area import TAG
 from sipc.guard.audit import Audit, FileLog
 from sipc.guard.filters import CommandFilter, Filter, PersistentFilter, PythonFilter
 from sipc.guard.inputs import Inputs
@@ -52,7 +53,6 @@ from sipc.guard.stopping import Stopped, Stopping
 from sipc.guard.storage import close_directory
 from sipc.guard.verdicts import MessageId
 from sipc.guard.work import FilterFailed, Judged, run_filter, run_sink, run_source
-from sipc.guard.worker import TAG
 from sipc.receiver import Receiver
 from sipc.sender import Sender
 

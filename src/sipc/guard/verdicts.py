@@ -67,6 +67,8 @@ class Pass:
 
     def __post_init__(self) -> None:
         """Take any bytes-like object, and nothing that would only become bytes by accident (`bytes(7)`)."""
+        if type(self.payload) is bytes:
+            return
         if not isinstance(self.payload, bytes | bytearray | memoryview):
             raise SpecError(f"Pass takes bytes, not {type(self.payload).__name__}: encode the message first")
         object.__setattr__(self, "payload", bytes(self.payload))

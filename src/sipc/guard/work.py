@@ -8,7 +8,6 @@ judges anew; after it everything is decided, and a successor does the rest of it
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -30,7 +29,7 @@ from sipc.receiver import Receiver
 __all__ = ("FilterFailed", "Judged", "run_filter", "run_sink", "run_source")
 
 # A part of a block is passed on when so much was judged of it: what is held in memory and in the intent stays small
-# whatever a filter makes of its records, and a slow filter's work is lost to a kill for a second at most.
+# whatever a filter makes of its records, and a slow filter's work is lost to a kill for about a second at most.
 _PART_BYTES, _PART_RECORDS, _PART_SECONDS = 4 << 20, 1024, 1.0
 
 
@@ -53,10 +52,17 @@ class Judged:
         self._names = names
         self._audited = audited
 
-    def judge(self, data: bytes) -> Verdict:
-        """The filter's verdict."""
+    def submit(self, messages: Sequence[bytes]) -> None:
+        """Begin to judge these."""
         try:
-            return self._filter.judge(data)
+            self._filter.submit(messages)
+        except SipcError as error:
+            raise FilterFailed(str(error)) from error
+
+    def collect(self) -> list[Verdict]:
+        """The filter's verdicts on what comes next of them: a part, at least one."""
+        try:
+            return self._filter.collect(most=_PART_BYTES, seconds=_PART_SECONDS)
         except SipcError as error:
             raise FilterFailed(str(error)) from error
 
@@ -228,16 +234,12 @@ def _pass_on(arrival: Arrival, judged: Judged, outputs: Outputs, intents: Intent
         intents.write(intent)
         _carry_out(intent, arrival, judged, outputs, stop)
         at = last.end
+    # In parts that the filter never sees, so that it judges the next one while this one is carried out.
+    for start in range(at, end, _PART_RECORDS):
+        judged.submit(arrival.messages[start - arrival.record : start - arrival.record + _PART_RECORDS])
     while at < end:
-        verdicts: list[Verdict] = []
-        size, began = 0, time.monotonic()
-        for number in range(at, min(end, at + _PART_RECORDS)):
-            stop.check()
-            verdict = judged.judge(arrival.messages[number - arrival.record])
-            verdicts.append(verdict)
-            size += len(verdict.payload) if isinstance(verdict, Pass) else 0
-            if size > _PART_BYTES or time.monotonic() - began > _PART_SECONDS:
-                break
+        stop.check()
+        verdicts = judged.collect()
         intent = Intent(
             channel=arrival.channel, epoch=epoch, seq=arrival.seq, digest=digest, first=at, end=at + len(verdicts),
             verdicts=tuple(verdicts), marks=outputs.marks(), over=_over(intents.last),

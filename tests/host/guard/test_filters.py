@@ -326,6 +326,6 @@ def test_a_filter_that_can_not_be_started_any_more_is_an_error_and_no_verdict(mo
     """Nothing was judged, so the message stays with the stage."""
     with filter_of("exit_at_once") as judge:
         assert isinstance(judge.judge(SECRET), Quarantine)
-        monkeypatch.setattr(judge, "_argv", ["/nonexistent/python"])
+        monkeypatch.setattr(judge, "_interpreter", ["/nonexistent/python"])
         with pytest.raises(KernelError, match="/nonexistent/python"):
             judge.judge(b"good")
