@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sipc.cli import guard_units
 from sipc.cli.exits import EPILOG, Exit
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
@@ -75,6 +76,10 @@ def init(folder: Path) -> int:
     click.echo(f"wrote {path}: files from {folder / 'in'} go to {folder / 'out'}")
     click.echo(f"next: sipc guard check {path}")
     return Exit.OK
+
+
+for _verb in (guard_units.install, guard_units.up, guard_units.down, guard_units.status, guard_units.uninstall):
+    guard.add_command(_verb)
 
 
 def _policy(binary: Path | None, base: tuple[Path, ...]) -> Policy | None:
