@@ -88,7 +88,8 @@ def install(file: Path, *, policy: bool, without_policy: bool, root: Path) -> in
 
 @click.command(epilog=f"Example: sipc guard up json\n\n{EPILOG}")
 @_name
-@click.option("--renew", is_flag=True, help="Make the channels anew first, as after a violation: what is on them\n              is lost.")
+@click.option("--renew", is_flag=True, help="Make the channels anew first, as after a violation: what is on them "
+              "is lost.")
 def up(name: str | None, *, renew: bool) -> int:
     """Start a guard's channels and stages.  GUARD may be left out where one is installed."""
     system, guard = Systemd(), _installed(name)
