@@ -15,6 +15,7 @@ import click
 
 from sipc.cli import guard_units
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.guard_stage import stage
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
 from sipc.guard.example import write_example
@@ -29,6 +30,9 @@ __all__ = ("guard",)
 @click.group()
 def guard() -> None:
     """Stages joined by one-way channels, from one file."""
+
+
+guard.add_command(stage)
 
 
 @guard.command(epilog=f"Example: sipc guard check guard.toml\n\n{EPILOG}")
