@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guard's units: names, order, domains, places, what follows from a violation, and what systemd itself says of them."""
+"""A guard's units: names, order, domains, places, what follows from a violation; what systemd says of them."""
 
 from __future__ import annotations
 
