@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a taken-over stage would try against the others: `python guard_stage.py FILE`, in the place of a stage's program.
+"""What a taken-over stage would try against the others: `python guard_stage.py FILE` in the place of its program.
 
 FILE is JSON: `pids` of processes to reach, `paths` of other stages' files and directories, `out`: where the answers go,
 a file in the stage's own state.  Each act's answer is "done", or the name of the errno.  Plain system calls.
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 libc = ctypes.CDLL(None, use_errno=True)
 PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
@@ -38,16 +39,30 @@ def answer(act: Callable[[], object]) -> str:
     return "done"
 
 
+def signalled(*numbers: int) -> None:
+    """A call by number (x86-64)."""
+    called(libc.syscall(*numbers))
+
+
+def read_memory(pid: int) -> None:
+    """The first bytes of this program, which is the same in every stage, from the other's memory."""
+    data = ctypes.create_string_buffer(8)
+    with open("/proc/self/maps") as file:
+        start = int(file.read().partition("-")[0], 16)
+    ours, theirs = (ctypes.c_ulong * 2)(ctypes.addressof(data), 8), (ctypes.c_ulong * 2)(start, 8)
+    called(libc.syscall(310, pid, ours, 1, theirs, 1, 0))
+
+
 def to_process(pid: int) -> dict[str, str]:
     """Signals, tracing, memory, limits and scheduling of another stage's process."""
     acts: dict[str, Callable[[], object]] = {}
     for number in range(65):
-        acts[f"kill {number}"] = lambda number=number: called(libc.kill(pid, number))
-        acts[f"tgkill {number}"] = lambda number=number: called(libc.syscall(234, pid, pid, number))
+        acts[f"kill {number}"] = partial(signalled, 62, pid, number)
+        acts[f"tgkill {number}"] = partial(signalled, 234, pid, pid, number)
     acts |= {
         "ptrace attach": lambda: called(libc.ptrace(PTRACE_ATTACH, pid, 0, 0)),
         "ptrace seize": lambda: called(libc.ptrace(PTRACE_SEIZE, pid, 0, 0)),
-        "process_vm_readv": lambda: called(libc.process_vm_readv(pid, ctypes.create_string_buffer(16), 1, None, 0, 0)),
+        "process_vm_readv": lambda: read_memory(pid),
         "pidfd": lambda: signal.pidfd_send_signal(os.pidfd_open(pid), signal.SIGKILL),
         "setpriority": lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
         "sched_setscheduler": lambda: os.sched_setscheduler(pid, SCHED_IDLE, os.sched_param(0)),
