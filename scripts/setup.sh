@@ -37,6 +37,7 @@ case $extras in *dev*)
   need checkpolicy command -v checkmodule
   need semodule-utils command -v semodule_package
   need policycoreutils sh -c 'PATH=$PATH:/usr/sbin:/sbin; command -v semodule'
+  need systemd command -v systemd-analyze
   need python3-setools /usr/bin/python3 -c 'import setools'
   need python3-selinux /usr/bin/python3 -c 'import selinux.audit2why'
   ;;

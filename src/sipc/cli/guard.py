@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sipc.cli import guard_units
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.guard_audit import audit
 from sipc.cli.guard_run import run
@@ -85,6 +86,8 @@ def init(folder: Path) -> int:
 
 guard.add_command(audit)
 guard.add_command(run)
+for _verb in (guard_units.install, guard_units.up, guard_units.down, guard_units.status, guard_units.uninstall):
+    guard.add_command(_verb)
 
 
 def _policy(binary: Path | None, base: tuple[Path, ...]) -> Policy | None:

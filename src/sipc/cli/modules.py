@@ -27,10 +27,10 @@ from sipc.selinux.store import Change, Store, Stored
 from sipc.selinux.verify import verify
 from sipc.spec import Enforcement
 
-__all__ = ("install", "list_", "remove")
+__all__ = ("LABELLED", "install", "list_", "remove")
 
 # Where files of channels are: the labels of `base.py` and `policy.py`.
-_LABELLED = ("/usr/bin/sipc", "/usr/bin/sipc-helper", "/usr/local/bin/sipc", "/usr/local/bin/sipc-helper",
+LABELLED = ("/usr/bin/sipc", "/usr/bin/sipc-helper", "/usr/local/bin/sipc", "/usr/local/bin/sipc-helper",
              "/usr/local/lib/systemd", "/etc/sipc", "/run/sipc", "/var/lib/sipc")  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -190,8 +190,8 @@ def _print_json(change: Change | None, report: Report | None) -> None:
 def _hint(place: Store) -> None:
     """Labels of files do not change with the policy."""
     if place.root is None:
-        command = f"restorecon -RFi {' '.join(_LABELLED)}"
+        command = f"restorecon -RFi {' '.join(LABELLED)}"
     else:
         contexts = place.root / "etc/selinux" / place.name / "contexts/files/file_contexts"
-        command = f"setfiles -Fi -r {place.root} {contexts} {' '.join(f'{place.root}{path}' for path in _LABELLED)}"
+        command = f"setfiles -Fi -r {place.root} {contexts} {' '.join(f'{place.root}{path}' for path in LABELLED)}"
     click.echo(f"files that are there keep their labels until you run: {command}", err=True)

@@ -8,18 +8,28 @@ from here: `generate(channel_specs(guard).values(), options(guard))`, and `polic
 from __future__ import annotations
 
 import grp
+import posixpath
 import pwd
 from dataclasses import replace
 
 from sipc.definitions import check_apart
 from sipc.errors import SpecError
-from sipc.guard.model import Guard, Stage
+from sipc.guard.model import Guard, Kind, Medium, Sink, Source, Stage
 from sipc.guard.tables import File
 from sipc.selinux.options import Options
 from sipc.selinux.requirements import Requirement
-from sipc.spec import ChannelSpec, Principal
+from sipc.spec import ChannelSpec, Enforcement, Principal
 
-__all__ = ("account", "channel_specs", "options", "policy_requirements")
+__all__ = (
+    "account",
+    "by_selinux",
+    "channel_specs",
+    "file_places",
+    "options",
+    "own_places",
+    "policy_requirements",
+    "state_place",
+)
 
 
 def channel_specs(guard: Guard, *, users: bool = True) -> dict[str, ChannelSpec]:
@@ -38,8 +48,48 @@ def channel_specs(guard: Guard, *, users: bool = True) -> dict[str, ChannelSpec]
 
 
 def options(guard: Guard) -> Options:
-    """What the definitions of the guard's channels do not say: every stage's domain is made with them."""
-    return Options(new=frozenset(stage.type for stage in guard.stages.values() if stage.type is not None))
+    """What the definitions of the guard's channels do not say.
+
+    Every stage's domain is made with them, its directories are labelled as its own, and a filter may run programs.
+    """
+    types = {name: stage.type for name, stage in guard.stages.items() if stage.type is not None}
+    held = {name: kind for name, kind in types.items() if by_selinux(guard, name)}
+    return Options(
+        new=frozenset(types.values()),
+        places={kind: own_places(guard, guard.stages[name]) for name, kind in held.items()},
+        runners=frozenset(kind for name, kind in held.items() if guard.stages[name].kind is Kind.FILTER),
+    )
+
+
+def by_selinux(guard: Guard, *stages: str) -> bool:
+    """Whether a channel of these stages (none: of any) asks for SELinux, so that they must run in their domains."""
+    return any(
+        channel.spec.enforcement is Enforcement.SELINUX
+        for channel in guard.channels.values()
+        if not stages or channel.sender in stages or channel.receiver in stages
+    )
+
+
+def state_place(guard: str, stage: str) -> str:
+    """A stage's place below /var/lib and below /run, under systemd."""
+    return f"sipc-guards/{guard}/{stage}"
+
+
+def file_places(stage: Stage) -> tuple[str, ...]:
+    """The directories that the guard file gives a stage: it reads, writes, renames and removes files there."""
+    places = []
+    if isinstance(stage.work, (Source, Sink)) and stage.work.path is not None:
+        path = stage.work.path
+        places.append(path if stage.work.medium is Medium.DIRECTORY else posixpath.dirname(path))
+    if stage.quarantine is not None:
+        places.append(stage.quarantine.directory)
+    return tuple(posixpath.normpath(place) for place in places)
+
+
+def own_places(guard: Guard, stage: Stage) -> tuple[str, ...]:
+    """All directories that are a stage's own: state, status, and what the guard file gives it."""
+    place = state_place(guard.name, stage.name)
+    return (f"/var/lib/{place}", f"/run/{place}", *file_places(stage))
 
 
 def policy_requirements(guard: Guard) -> list[Requirement]:

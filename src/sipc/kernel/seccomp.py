@@ -15,7 +15,10 @@ libseccomp, through pyseccomp, has the tables of call numbers for x86-64, aarch6
 
 from __future__ import annotations
 
+import ctypes.util
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sipc.errors import KernelError, PolicyUnavailable
@@ -47,13 +50,28 @@ MASKED: tuple[tuple[str, int, int, int, tuple[Role, ...]], ...] = (
 
 def _library() -> Any:
     try:
-        import pyseccomp  # noqa: PLC0415 - an extra, and only for those who confine themselves
-    except (ImportError, RuntimeError) as error:
+        with _by_name():
+            import pyseccomp  # noqa: PLC0415 - an extra, and only for those who confine themselves
+    except (ImportError, OSError, RuntimeError) as error:
         raise PolicyUnavailable(
             f"confine() needs libseccomp and its binding ({error}): run pip install 'sipc[seccomp]', and install the "
             "package libseccomp2"
         ) from error
     return pyseccomp
+
+
+@contextmanager
+def _by_name() -> Iterator[None]:
+    """Let pyseccomp find its libraries by their names: it would run ldconfig and a compiler to look for them.
+
+    A confined domain may run neither, and would go on without a filter.
+    """
+    search, names = ctypes.util.find_library, {"c": "libc.so.6", "seccomp": "libseccomp.so.2"}
+    ctypes.util.find_library = lambda name: names.get(name) or search(name)
+    try:
+        yield
+    finally:
+        ctypes.util.find_library = search
 
 
 def build(role: Role, *, architecture: int | None = None) -> Any:

@@ -153,6 +153,8 @@ def end_constraints(end: End, options: Options) -> list[Statement]:
     statements.append(Comment("no shared locks, no look at others' IPC objects, no way around"))
     for cls in _LOCKED_CLASSES:
         places = tuple(Is("t2", place) for place in end.lockable) if cls == "file" else ()
+        if end.data is not None and cls in {"dir", "file"}:
+            places += (Is("t2", end.data),)  # nobody else's: `end_module` gives it to no other end
         statements.append(Constrain(cls, ("lock",), Or((IsNot("t1", name), *places))))
     return [
         *statements,

@@ -15,7 +15,7 @@ from sipc.selinux.grants import types_of
 from sipc.selinux.options import Options
 from sipc.spec import Backend, ChannelSpec
 
-__all__ = ("End", "ends_of")
+__all__ = ("End", "data_type", "ends_of")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,8 @@ class End:
 
     `home`: the channel whose module makes it, None for a type the definitions name, which has a module of its own.
     `made`: made here, not by another module.  `sealed`: what it makes is nobody else's, as with all made here.
-    `lockable`: types of the files it may lock.
+    `lockable`: types of the files it may lock; `data`: its own files' type, which it locks (directories too), if it
+    has places.
     """
 
     name: str
@@ -33,6 +34,12 @@ class End:
     sealed: bool
     makes_segment: bool
     lockable: tuple[str, ...]
+    data: str | None = None
+
+
+def data_type(name: str) -> str:
+    """The type of an end's own files, of an end that is made here and that definitions name."""
+    return f"{name.removesuffix('_t')}_data_t"
 
 
 def ends_of(specs: Iterable[ChannelSpec], options: Options) -> dict[str, End]:
@@ -70,5 +77,6 @@ def ends_of(specs: Iterable[ChannelSpec], options: Options) -> dict[str, End]:
                 sealed=given is None or name in options.new or name in options.sealed,
                 makes_segment=makes or (before is not None and before.makes_segment),
                 lockable=(*(before.lockable if before is not None else ()), state, *extra),
+                data=data_type(name) if options.places.get(name) else None,
             )
     return found

@@ -29,6 +29,9 @@ class Options:
     definitions leave out always are); `sealed` names types made elsewhere that serve as an end and for nothing else,
     so that their pipes, sockets, keys and /proc files may be closed to everybody but the launchers; `lockable` are
     types of files that one end, by type, may lock besides its own.
+
+    For ends that are `new`: `places` are directories whose files are the end's own data, by type, which it may lock
+    too; `runners` may run programs, in their own domain and with nothing of anybody else's.
     """
 
     launchers: tuple[str, ...] = ("init_t",)
@@ -36,6 +39,8 @@ class Options:
     new: frozenset[str] = frozenset()
     sealed: frozenset[str] = frozenset()
     lockable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    runners: frozenset[str] = frozenset()
     profile: Profile = Profile.REFPOLICY
 
     def __post_init__(self) -> None:
@@ -43,3 +48,6 @@ class Options:
             raise SpecError("a channel that nothing may start is of no use: name at least one launcher")
         for name in (*self.launchers, *self.switchers, *self.new, *self.sealed):
             check_identifier(name, "type")
+        for name in (*self.places, *self.runners):
+            if name not in self.new:
+                raise SpecError(f"{name} is not made here, so it has no data and runs no programs by this: name it new")

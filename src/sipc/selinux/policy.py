@@ -10,6 +10,7 @@ name types and never attributes, because a later module may put its own type int
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from sipc.errors import SpecError
@@ -46,7 +47,7 @@ from sipc.selinux.constraints import (
     process_constraints,
     wall_constraints,
 )
-from sipc.selinux.ends import End, ends_of
+from sipc.selinux.ends import End, data_type, ends_of
 from sipc.selinux.grants import ChannelTypes, expected, types_of
 from sipc.selinux.options import Options
 from sipc.spec import Backend, ChannelSpec
@@ -114,7 +115,7 @@ def end_module(end: End, options: Options) -> Module:
     stem = end.name.removesuffix("_t")
     statements: list[Statement] = [Comment(f"sipc end {end.name}")]
     if end.made:
-        data = f"{stem}_data_t"
+        data = data_type(end.name)
         statements += [
             *_domain(end.name, options),
             Comment("a place of its own"),
@@ -122,11 +123,32 @@ def end_module(end: End, options: Options) -> Module:
             Allow(end.name, data, "dir", _MANAGE_DIR),
             Allow(end.name, data, "file", _MANAGE_FILE),
             FileContext(f"/var/lib/sipc/domains/{stem}(/.*)?", "any", data),
+            *_places(end, data, options),
         ]
     if end.sealed:
         statements += own_constraints(end.name, options)
     statements += end_constraints(end, options)
     return Module(f"sipc_end_{stem}", tuple(statements))
+
+
+def _places(end: End, data: str, options: Options) -> list[Statement]:
+    """More directories of its own, with the locks on them, and programs for one that runs them."""
+    places = options.places.get(end.name, ())
+    statements: list[Statement] = [FileContext(f"{_literal(place)}(/.*)?", "any", data) for place in places]
+    if places:
+        statements += [
+            Comment("it waits for files there, and locks what nobody else may"),
+            Allow(end.name, data, "dir", ("lock", "watch")),
+            Allow(end.name, data, "file", ("lock",)),
+        ]
+    if any(place.startswith("/var/spool/") for place in places):
+        statements.append(Allow(end.name, "var_spool_t", "dir", ("getattr", "search")))
+    if end.name in options.runners:
+        statements += [
+            Comment("programs run in this very domain: no door of it is wider for them"),
+            Allow(end.name, "bin_t", "file", ("execute_no_trans",)),
+        ]
+    return statements
 
 
 _LIST_DIR = ("getattr", "ioctl", "open", "read", "search")
@@ -205,6 +227,13 @@ def _data(types: ChannelTypes, made: list[str]) -> list[Statement]:
 
 def _escaped(name: str) -> str:
     return name.replace(".", "\\.")
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that matches it alone (PCRE, as libselinux reads file_contexts)."""
+    if " " in path:
+        raise SpecError(f"{path}: a file context can not name a path with a space: give the directory another name")
+    return re.sub(r"([\\.^$|?*+()\[\]{}])", r"\\\1", path)
 
 
 def _launch(name: str, options: Options) -> list[Statement]:
