@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.guard_graph import graph
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
 from sipc.guard.example import write_example
@@ -28,6 +29,9 @@ __all__ = ("guard",)
 @click.group()
 def guard() -> None:
     """Stages joined by one-way channels, from one file."""
+
+
+guard.add_command(graph)
 
 
 @guard.command(epilog=f"Example: sipc guard check guard.toml\n\n{EPILOG}")
