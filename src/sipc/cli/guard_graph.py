@@ -46,11 +46,11 @@ def graph(
         raise SpecError("--policy and --base are two policies: give one")
     guard = load(file)
     proof = _proof(guard, binary, base)
-    drawn = json.dumps(as_dict(guard, proof)) + "\n" if as_json else as_svg(guard, proof)
+    drawn = (json.dumps(as_dict(guard, proof)) + "\n" if as_json else as_svg(guard, proof)).encode()
     if output is None:
         click.echo(drawn, nl=False)
     else:
-        replace_file(output, drawn.encode())
+        replace_file(output, drawn)
     return Exit.NO if proof.refuted else Exit.OK
 
 
