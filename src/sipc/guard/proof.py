@@ -67,18 +67,15 @@ def unproven(guard: Guard, reason: str = NO_POLICY) -> Proof:
 
 def prove(guard: Guard, policy: Policy) -> Proof:
     """Ask the verifier.  Never an error for a policy that has not the guard's types: then nothing is proven."""
-    held = {
-        name: spec
-        for name, spec in channel_specs(guard, users=False).items()
-        if spec.enforcement is Enforcement.SELINUX
-    }
+    specs = channel_specs(guard, users=False)
+    held = [name for name, spec in specs.items() if spec.enforcement is Enforcement.SELINUX]
     if not held:
         return unproven(guard, _DAC)
     missing = [stage.type for stage in guard.stages.values() if not _there(policy, stage.type)]
     # A requirement is about all channels: with one that no policy holds, or types that are not there, it can not be.
-    whole = not missing and len(held) == len(guard.channels)
+    whole = not missing and len(held) == len(specs)
     requirements = policy_requirements(guard) if whole else []
-    return judged(guard, verify(policy, held.values(), options(guard), requirements))
+    return judged(guard, verify(policy, specs.values(), options(guard), requirements))
 
 
 def _there(policy: Policy, kind: str | None) -> bool:
