@@ -9,7 +9,6 @@ bounded, and a text has nothing in it that a terminal would obey.  What is not s
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -175,7 +174,7 @@ class _Table:
     def seconds(self, key: str) -> float:
         value: Any = self.values.get(key)
         real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not real or not math.isfinite(value) or not 0 <= value <= _REAL:
+        if not real or not 0 <= value <= _REAL:  # NaN is not in between
             raise self._wrong(key, f"seconds, from 0 to {_REAL:g}")
         return float(value)
 
