@@ -8,6 +8,7 @@ the command ends.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -51,10 +52,16 @@ def _whose(command: _F) -> _F:
     return command
 
 
+def _number(context: click.Context, option: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # in any range, for click
+        raise click.BadParameter("nan is no number of seconds", context, option)
+    return value
+
+
 @click.command(epilog=f"Example: sipc guard top json\n\n{EPILOG}")
 @_whose
 @click.option("--interval", type=click.FloatRange(_SHORTEST, _LONGEST), default=1.0, show_default=True,
-              help="Seconds between two looks.")
+              callback=_number, help="Seconds between two looks.")
 @click.option("--once", is_flag=True, help="Print one table, after two looks, and end; so it is without a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
 def top(guard: str | None, state: Path | None, interval: float, once: bool, as_json: bool) -> int:  # fmt: skip
@@ -127,6 +134,7 @@ def _screen() -> Iterator[Callable[[list[str]], None]]:
         signal.raise_signal(number)
         signal.signal(number, suspend)
         say(_ENTER)
+        signal.raise_signal(signal.SIGWINCH)  # draw at once
 
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
     signal.signal(signal.SIGTSTP, suspend)
@@ -146,5 +154,6 @@ def _page(lines: list[str], size: os.terminal_size) -> str:
     if len(shown) > height:
         hidden = len(shown) - height + 1
         shown = [*shown[: height - 1], f"... {hidden} more lines: make the window higher, or name one guard"]
-    body = "\r\n".join(fitted(line, columns) + _END_OF_LINE for line in shown[:height])
-    return f"{_HOME}{body}{_END_OF_SCREEN}"
+    # Erased before it is written: behind a line that fills its row, erasing would take the last character.
+    *above, last = (fitted(line, columns) for line in shown[:height])
+    return _HOME + "".join(f"{_END_OF_LINE}{line}\r\n" for line in above) + _END_OF_SCREEN + last + _HOME

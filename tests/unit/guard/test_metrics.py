@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,10 +109,16 @@ def test_large_numbers_are_written_out() -> None:
     assert "} 0.001\n" in text
 
 
-@given(st.text(st.characters(codec=None, exclude_categories=("Cs",))))
+@given(st.text(st.characters(codec="utf-8")))
 def test_whatever_a_label_is_it_ends_where_it_ends(owner: str) -> None:
     """Quotes, backslashes, line ends; names of users come from elsewhere."""
     found = read(exposition([Seen(guard="json", stage="scrub", owner=owner, report=report())]))
     (labels,) = found["sipc_guard_stage_info"]
     value = labels.split('owner="', 1)[1][:-1]
     assert re.sub(r"\\(.)", lambda match: {"n": "\n"}.get(match[1], match[1]), value) == owner
+
+
+def test_every_metric_is_explained() -> None:
+    """The page has them all, and no other."""
+    page = (Path(__file__).resolve().parents[3] / "docs/guards.md").read_text()
+    assert sorted(re.findall(r"^\| `(sipc_guard_\w+)` \|", page, re.MULTILINE)) == sorted(read(exposition([SCRUB])))
