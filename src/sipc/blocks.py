@@ -92,6 +92,16 @@ class BlockReceiver(Endpoint):
         return self._machine.cursor
 
     @property
+    def at_end(self) -> bool:
+        """Whether the last finished block closed its stream in order, by this process or, with a cursor, by another."""
+        return self._cursor.at_end if self._cursor is not None else self._machine.ended and not self._machine.cut
+
+    @property
+    def violated(self) -> bool:
+        """Whether the sender broke the protocol: this receiver is finished."""
+        return isinstance(self._machine.failure, RemoteProtocolError)
+
+    @property
     def sender_restarted(self) -> bool:
         """Whether, within this stream, a sender went away without closing and another took over."""
         return self._machine.restarted
@@ -204,7 +214,10 @@ class BlockReceiver(Endpoint):
 
     def _end(self) -> SipcError:
         if self._cursor is not None:
-            self._cursor.seq = self._machine.seq
+            if self._machine.cut:
+                self._cursor.seq = self._machine.seq
+            else:
+                self._cursor.ended(self._machine.seq)
             self._cursor.drop_kept()
         if self._machine.cut:
             return Broken(

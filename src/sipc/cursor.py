@@ -2,9 +2,9 @@
 """A receiver's cursor: the last block it finished, in a file of its own that outlives it.
 
 Owns two files: FILE, eight native 64-bit words (magic, epoch, last finished seq, records finished of the block
-after it, four unused), and FILE.partial, the blocks of a message not yet whole.  Each update that matters is one
-aligned 8-byte store into a shared mapping, so a SIGKILL leaves the old value or the new one (see
-`proto/segment.py`).  Against power loss nothing is promised: the channel itself does not survive that.
+after it, last block that ended a stream, three unused), and FILE.partial, the blocks of a message not yet whole.  Each
+update that matters is one aligned 8-byte store into a shared mapping, so a SIGKILL leaves the old value or the new one
+(see `proto/segment.py`).  Against power loss nothing is promised: the channel itself does not survive that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ("Cursor",)
 _MAGIC = int.from_bytes(b"SIPCCUR1", "little")
 _SIZE = 64
 _FRAME = struct.Struct("<QQ")  # seq, length of the block that follows
-_MAGIC_WORD, _EPOCH, _SEQ, _RECORDS = range(4)
+_MAGIC_WORD, _EPOCH, _SEQ, _RECORDS, _ENDED = range(5)
 
 
 class Cursor:
@@ -50,7 +50,7 @@ class Cursor:
         if self._words[_EPOCH] != epoch:
             # Epoch last: a cursor that dies here is still the old epoch's, and starts anew again.
             self.drop_kept()
-            self._words[_SEQ] = self._words[_RECORDS] = 0
+            self._words[_SEQ] = self._words[_RECORDS] = self._words[_ENDED] = 0
             self._words[_MAGIC_WORD] = _MAGIC
             self._words[_EPOCH] = epoch
 
@@ -87,6 +87,16 @@ class Cursor:
     def finished_records(self, count: int) -> None:
         """Note that the first `count` records of block `seq + 1` are finished."""
         self._words[_RECORDS] = ((self._words[_SEQ] + 1) & 0xFFFFFFFF) << 32 | count
+
+    def ended(self, seq: int) -> None:
+        """Block `seq` closes its stream: finish it."""
+        self._words[_ENDED] = seq  # first: a successor that finds the stream finished must know that it has ended
+        self.seq = seq
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last finished block closed its stream."""
+        return self.seq > 0 and self._words[_ENDED] == self.seq
 
     def keep(self, seq: int, block: bytes) -> None:
         """Keep a block of an unfinished message; to be called before `seq` is stored.  Raises `KernelError`."""

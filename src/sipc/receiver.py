@@ -76,6 +76,11 @@ class Receiver(BlockReceiver):
             self.finish()
         self.close()
 
+    @property
+    def record(self) -> int:
+        """Which record of its block the message is that was handed out last; 0 for a message alone."""
+        return self._next_record - 1 if self._records else 0
+
     def _keep_part(self, part: bytes) -> None:
         """Store one block of a message that goes on, and let its slot go."""
         machine = self._machine

@@ -87,6 +87,10 @@ class Child:
                 self._status = status
         return self._status is not None
 
+    def ended_by_itself(self, timeout: float) -> bool:
+        """Whether it ends within that time."""
+        return self._status is not None or bool(select.select([self._reading], [], [], timeout)[0])
+
     def result(self, timeout: float = LONGEST) -> Any:
         """Wait for its result."""
         data = b""

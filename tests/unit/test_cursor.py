@@ -115,7 +115,7 @@ class Dying(list[int]):
         super().__setitem__(index, value)
 
 
-@pytest.mark.parametrize("stores", range(5))
+@pytest.mark.parametrize("stores", range(6))
 def test_a_new_epoch_is_begun_wholly_or_not_at_all(stores: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after any store, the file never says that blocks of the new epoch were finished."""
     old = EPOCH - 1
@@ -125,7 +125,7 @@ def test_a_new_epoch_is_begun_wholly_or_not_at_all(stores: int, path: Path, monk
         Cursor(path, EPOCH)
     monkeypatch.undo()
     path.write_bytes(WORDS.pack(*words))
-    assert words[1] == (EPOCH if stores == 4 else old)
+    assert words[1] == (EPOCH if stores == 5 else old)
     with closing(Cursor(path, EPOCH)) as cursor:
         assert (cursor.seq, cursor.records) == (0, 0)
 
@@ -374,3 +374,31 @@ def test_a_closed_cursor_can_not_be_used(path: Path) -> None:
         cursor.seq = 1
     with pytest.raises(ValueError, match="released"):
         cursor.finished_records(1)
+
+
+def test_the_end_of_a_stream_outlives_the_receiver(path: Path) -> None:
+    """Noted with the block that it is; over when a later block is finished, or the channel is another."""
+    with closing(Cursor(path, EPOCH)) as cursor:
+        assert not cursor.at_end
+        cursor.seq = 3
+        assert not cursor.at_end
+        cursor.ended(4)
+    with closing(Cursor(path, EPOCH)) as cursor:
+        assert (cursor.seq, cursor.at_end) == (4, True)
+        cursor.seq = 5
+        assert not cursor.at_end
+        cursor.ended(6)
+    with closing(Cursor(path, EPOCH + 1)) as cursor:
+        assert not cursor.at_end
+
+
+def test_the_end_of_a_stream_is_noted_before_it_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two stores, the block comes again; the other way round the end would be forgotten."""
+    words = Dying([int.from_bytes(MAGIC, "little"), EPOCH, 3, 0, 0, 0, 0, 0], 1)
+    monkeypatch.setattr(Cursor, "_map", lambda *_: cast("memoryview[int]", words))
+    with suppress(KeyboardInterrupt):
+        Cursor(path, EPOCH).ended(4)
+    monkeypatch.undo()
+    path.write_bytes(WORDS.pack(*words))
+    with closing(Cursor(path, EPOCH)) as cursor:
+        assert (cursor.seq, cursor.at_end) == (3, False)

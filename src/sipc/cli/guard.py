@@ -15,6 +15,7 @@ import click
 
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.guard_graph import graph
+from sipc.cli.guard_stage import stage
 from sipc.cli.guard_top import metrics, top
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
@@ -35,6 +36,7 @@ def guard() -> None:
 guard.add_command(graph)
 guard.add_command(metrics)
 guard.add_command(top)
+guard.add_command(stage)
 
 
 @guard.command(epilog=f"Example: sipc guard check guard.toml\n\n{EPILOG}")

@@ -16,6 +16,7 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
@@ -31,6 +32,7 @@ __all__ = ("JOURNAL", "Audit", "FileLog", "JournalLog", "Log")
 
 JOURNAL = Path("/run/systemd/journal/socket")
 _ADVICE = "make room, or let this user write there; open the log again, and the message comes again"
+_LOOK_BACK = 16 * MAX_LINE  # what is no verdict (a repair, a violation) stands alone, or a few in a row
 _JOURNAL_WAIT = 10.0  # seconds that journald may be busy before that counts as a failure
 _INFO, _NOTICE = 6, 5  # syslog(3)
 
@@ -45,6 +47,10 @@ class Log(Protocol):
         """Add one line; it is safe when this returns.  After an error, open the log anew."""
         ...
 
+    def sync(self) -> None:
+        """Bring to disk what was appended."""
+        ...
+
     def close(self) -> None:
         """Close it."""
         ...
@@ -56,7 +62,7 @@ class FileLog:
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = True) -> None:
         """Open or make `path`; cut off, and keep, a line that was torn.
 
-        `sync` False leaves the disk to the kernel: a power failure may then tear more than the last line off.
+        `sync` False leaves the disk to `sync()`: a power failure may then tear more than the last line off.
         Raises `AuditError` when the file ends in what is no log, `Busy` when another process has it open.
         """
         self.path = Path(path)
@@ -126,6 +132,24 @@ class FileLog:
             raise
         self._fd = fd
 
+    def sync(self) -> None:
+        """Bring to disk what was appended."""
+        if self._fd >= 0:
+            with doing("fsync", self.path, _ADVICE):
+                os.fsync(self._fd)
+
+    def last_of(self, verdicts: Collection[str]) -> Entry | None:
+        """The newest whole entry with one of these verdicts among the last in the file."""
+        with doing("read", self.path, _ADVICE):
+            size = os.fstat(self._fd).st_size
+            start = max(0, size - _LOOK_BACK)
+            data = os.pread(self._fd, size - start, start)
+        for line in reversed(data.splitlines(keepends=True)[1 if start else 0 :]):
+            entry = _entry_of(line, self.path)
+            if entry is not None and entry.verdict in verdicts:
+                return entry
+        return None
+
     def close(self) -> None:
         """Close the file."""
         for fd in (self._fd, self._directory):
@@ -178,6 +202,9 @@ class JournalLog:
             peer.close()
             raise
         self._socket = peer
+
+    def sync(self) -> None:
+        """Nothing: the line is kept before it is sent."""
 
     def _send(self, peer: socket.socket, entry: Entry) -> None:
         priority = _INFO if entry.verdict == "pass" else _NOTICE
@@ -238,6 +265,10 @@ class Audit:
         """Close the log."""
         self._log.close()
 
+    def sync(self) -> None:
+        """Bring to disk what was recorded, where the log does not do that for each entry."""
+        self._log.sync()
+
     @property
     def head(self) -> str:
         """The hash of the last entry: note it where who may write the log may not write."""
@@ -254,6 +285,10 @@ class Audit:
         self._append(
             channel=channel, identity=identity, verdict=verdict.name.lower(), reason=reason, data=data, passed=passed
         )
+
+    def violation(self, identity: MessageId, *, channel: str, reason: str) -> None:
+        """Say that a block broke the protocol; nothing of it was read."""
+        self._append(channel=channel, identity=identity, verdict="violation", reason=reason, data=b"")
 
     def _append(
         self, *, channel: str, identity: MessageId, verdict: str, reason: str, data: bytes, passed: bytes | None = None

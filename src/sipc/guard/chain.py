@@ -32,7 +32,7 @@ _PATTERNS = {
     "stage": re.compile(r"[a-z0-9][a-z0-9._-]{0,63}"),
     "channel": re.compile(r"([a-z0-9][a-z0-9._-]{0,63})?"),
     "epoch": re.compile(r"[0-9a-f]{16}"),
-    "verdict": re.compile(r"pass|drop|quarantine|repair"),
+    "verdict": re.compile(r"pass|drop|quarantine|repair|violation"),
     "reason": re.compile(r"([a-z][a-z0-9-]{0,39})?"),
     "digest": _HASH,
     "previous": _HASH,
@@ -43,7 +43,8 @@ _PATTERNS = {
 class Entry:
     """What the log says of one message: nothing from which its bytes could be read.
 
-    `verdict` is a verdict, or "repair" when an entry was torn: then size and digest are of its remains.  `passed_size`
+    `verdict` is a verdict, or "repair" when an entry was torn: then size and digest are of its remains; or "violation"
+    when a block broke the protocol, of which nothing was read: then reason is the field that was wrong.  `passed_size`
     and `passed_digest` are of what was handed on, and None when nothing was.
     """
 

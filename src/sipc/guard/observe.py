@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sipc.errors import SpecError
+from sipc.guard.places import default_state
 from sipc.guard.reported import LARGEST, NAME, StageReport, parse
 from sipc.guard.text import clean
 
@@ -55,9 +56,7 @@ def places(state: Path | None) -> list[Path]:
     """Where to look: in the directory given; else where systemd's units publish, and then this user's own guards."""
     if state is not None:
         return [state]
-    own = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(own) if own.startswith("/") else Path.home() / ".local/state"
-    return [SYSTEM, folder / "sipc-guards"]
+    return [SYSTEM, default_state(os.environ)]
 
 
 def observe(where: Sequence[Path], guard: str | None = None) -> list[Seen]:

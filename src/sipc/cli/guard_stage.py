@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sipc guard stage`: one stage of a guard as a process, for the supervisor and for units to start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from sipc.guard.check import load
+from sipc.guard.places import Places, default_state
+from sipc.guard.stage import run_stage
+
+__all__ = ("stage",)
+
+
+@click.command(hidden=True, epilog="Example: sipc guard stage /etc/sipc/guards/json.toml scrub")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option(
+    "--state",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the stage's state in DIR/GUARD/STAGE/state and its status in DIR/GUARD/STAGE/run, instead of where "
+    "systemd says.",
+)
+@click.option(
+    "--registry",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of descriptors; default: $SIPC_REGISTRY, or /run/sipc, then $XDG_RUNTIME_DIR/sipc.",
+)
+def stage(file: Path, name: str, state: Path | None, registry: Path | None) -> int:
+    """Be the stage NAME of the guard that FILE describes.
+
+    Exit codes: 0 all input has ended and was passed on; 3 the file or the input is wrong; 4 refused by the environment;
+    75 start it again; 76 the sender broke the protocol; 77 the quarantine is full; 130 stopped, and nothing is lost.
+    """
+    guard = load(file)
+    places = None if state is not None else Places.of_service(os.environ, registry=registry)
+    if places is None:
+        base = state if state is not None else default_state(os.environ)
+        places = Places.below(base, guard.name, name, registry=registry)
+
+    def report(line: str) -> None:
+        print(f"sipc: guard {guard.name}: {name}: {line}", file=sys.stderr)
+
+    return run_stage(guard, name, places, report)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intents: what a stage is about to send, noted before it does, so that a kill at any moment repeats and loses nothing.
+
+Owns two files of the state directory, written in turn, and the reading of them.  An intent says of which block of
+which channel it is (or which message of a source), up to which of its records, what was said of each, what is passed
+on, and the number of each output's newest block before.  After a kill sending is redone, and nothing judged anew: the
+numbers of the outputs (`Sender.last_seq`) tell how much of it is sent already, and a filter that would say something
+else the second time is not asked.  So what is sent is always what was judged, also when a hostile sender changes its
+block between the two; then the digest of the block differs, and that is a violation.
+
+A write that was cut has a wrong sum, and the intent before it counts; that one is always finished by then.  Nothing is
+synced: after a power failure there are no channels whose numbers could be compared (see `cursor.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sipc.errors import SpecError
+from sipc.guard.storage import close_directory, doing
+from sipc.guard.verdicts import Code, Drop, Pass, Quarantine, Verdict
+from sipc.sender import Sender
+
+__all__ = ("END", "Intent", "Intents", "Mark", "already_sent", "digest_of")
+
+_HEADER = struct.Struct("<8sQQII")  # magic, number, length of the rest, length of its description, crc32 of the rest
+_MAGIC = b"SIPCINT1"
+END = "end"  # in place of a digest
+_NAMES = ("intent.0", "intent.1")
+_ADVICE = "make room, or let this user write there; nothing of this was sent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Where an output stood: its epoch, its newest block, and how many of the intent's messages it had by then."""
+
+    epoch: int
+    before: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """What is about to be sent, and of what.
+
+    `channel`, `epoch`, `seq` name the block that it is about, and `digest` its content; `first` and `end` which of its
+    records.  Of a source `channel` is empty, and so it is when the stage has ended in order (`END`).  `over` are the
+    ends of streams, (epoch, seq) by channel, that were passed on: what comes after them is a new run of the guard.
+    """
+
+    channel: str
+    epoch: int
+    seq: int
+    digest: str
+    first: int = 0
+    end: int = 1
+    verdicts: tuple[Verdict, ...] = ()
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    over: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def about(self, channel: str, epoch: int, seq: int) -> bool:
+        """Whether it is about this block."""
+        return (self.channel, self.epoch, self.seq) == (channel, epoch, seq)
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """What is passed on."""
+        return [verdict.payload for verdict in self.verdicts if isinstance(verdict, Pass)]
+
+
+def digest_of(records: Sequence[bytes]) -> str:
+    """The name of a block's content."""
+    made = hashlib.blake2b(digest_size=32)
+    for record in records:
+        made.update(len(record).to_bytes(8, "little"))
+        made.update(record)
+    return made.hexdigest()
+
+
+def already_sent(sender: Sender, messages: Sequence[bytes], blocks: int) -> int:
+    """How many of `messages`, handed to `send_many`, are in the first `blocks` blocks that it made.
+
+    A large message of which only a part is there does not count: its receiver drops the part when it comes again.
+    """
+    sent = 0
+    for _, end, packed in sender._batches(messages):
+        size = len(messages[end - 1])
+        blocks -= 1 if packed or size <= sender._one_block else -(-size // sender._block_size)
+        if blocks < 0:
+            break
+        sent = end
+    return sent
+
+
+class Intents:
+    """The newest intent of a stage, in a file."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or make the files, and read what a predecessor intended last (`last`)."""
+        self._paths = [directory / name for name in _NAMES]
+        self._fds: list[int] = []
+        self._number = 0
+        self.last: Intent | None = None
+        try:
+            for path in self._paths:
+                with doing("open", path, _ADVICE):
+                    self._fds.append(
+                        os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+                    )
+            for fd, path in zip(self._fds, self._paths, strict=True):
+                with doing("read", path, _ADVICE):
+                    self._read(fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, fd: int) -> None:
+        header = os.pread(fd, _HEADER.size, 0)
+        if len(header) < _HEADER.size:
+            return
+        magic, number, length, described, crc = _HEADER.unpack(header)
+        if magic != _MAGIC or number <= self._number or length > os.fstat(fd).st_size:
+            return
+        rest = b"".join(_pieces(fd, _HEADER.size, length))
+        if len(rest) == length and zlib.crc32(rest) == crc:
+            self._number, self.last = number, _decoded(rest, described)
+
+    def write(self, intent: Intent) -> None:
+        """Note an intent, before anything of it is done.  Raises `KernelError`; then nothing may be."""
+        description = json.dumps(_encoded(intent), separators=(",", ":")).encode()
+        rest = b"".join((description, *intent.payloads))
+        number = self._number + 1
+        which = number % len(self._fds)
+        header = _HEADER.pack(_MAGIC, number, len(rest), len(description), zlib.crc32(rest))
+        with doing("write", self._paths[which], _ADVICE):
+            left, at = memoryview(header + rest), 0
+            while left:
+                written = os.pwrite(self._fds[which], left, at)
+                left, at = left[written:], at + written
+        self._number, self.last = number, intent
+
+    def close(self) -> None:
+        """Close the files; they stay."""
+        for fd in self._fds:
+            close_directory(fd)
+        self._fds = []
+
+
+def _pieces(fd: int, start: int, length: int) -> Iterator[bytes]:
+    end = start + length
+    while start < end and (piece := os.pread(fd, min(end - start, 1 << 20), start)):
+        start += len(piece)
+        yield piece
+
+
+def _encoded(intent: Intent) -> dict[str, Any]:
+    return {
+        "channel": intent.channel, "epoch": intent.epoch, "seq": intent.seq, "digest": intent.digest,
+        "first": intent.first, "end": intent.end, "verdicts": [_said(verdict) for verdict in intent.verdicts],
+        "marks": {name: [mark.epoch, mark.before, mark.start] for name, mark in intent.marks.items()},
+        "over": dict(intent.over),
+    }  # fmt: skip
+
+
+def _said(verdict: Verdict) -> list[Any]:
+    if isinstance(verdict, Pass):
+        return [int(Code.PASS), len(verdict.payload)]
+    if isinstance(verdict, Drop):
+        return [int(Code.DROP), verdict.reason]
+    return [int(Code.QUARANTINE), verdict.reason, verdict.detail]
+
+
+def _decoded(rest: bytes, described: int) -> Intent:
+    try:
+        found = json.loads(rest[:described])
+        at = described
+        verdicts: list[Verdict] = []
+        for code, what, *more in found["verdicts"]:
+            if code == Code.PASS:
+                verdicts.append(Pass(rest[at : at + what]))
+                at += what
+            else:
+                verdicts.append(Drop(what) if code == Code.DROP else Quarantine(what, *more))
+        marks = {name: Mark(epoch=a, before=b, start=c) for name, (a, b, c) in found["marks"].items()}
+        over = {name: (epoch, seq) for name, (epoch, seq) in found["over"].items()}
+        return Intent(**{**found, "verdicts": tuple(verdicts), "marks": marks, "over": over})
+    except (ValueError, TypeError, KeyError) as error:
+        raise SpecError(
+            f"an intent with a right sum makes no sense ({error}): was it written by another release? Empty the "
+            "state directory; then what was in hand may come twice"
+        ) from error
