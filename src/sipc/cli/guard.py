@@ -16,8 +16,10 @@ import click
 from sipc.cli import guard_units
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.guard_audit import audit
+from sipc.cli.guard_graph import graph
 from sipc.cli.guard_run import run
 from sipc.cli.guard_stage import stage
+from sipc.cli.guard_top import metrics, top
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
 from sipc.guard.example import write_example
@@ -34,7 +36,6 @@ def guard() -> None:
     """Stages joined by one-way channels, from one file."""
 
 
-guard.add_command(stage)
 
 
 @guard.command(epilog=f"Example: sipc guard check guard.toml\n\n{EPILOG}")
@@ -84,10 +85,11 @@ def init(folder: Path) -> int:
     return Exit.OK
 
 
-guard.add_command(audit)
-guard.add_command(run)
-for _verb in (guard_units.install, guard_units.up, guard_units.down, guard_units.status, guard_units.uninstall):
-    guard.add_command(_verb)
+for _command in (
+    audit, graph, guard_units.down, guard_units.install, guard_units.status, guard_units.uninstall, guard_units.up,
+    metrics, run, stage, top,
+):  # fmt: skip
+    guard.add_command(_command)
 
 
 def _policy(binary: Path | None, base: tuple[Path, ...]) -> Policy | None:

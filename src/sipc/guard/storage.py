@@ -15,7 +15,8 @@ from pathlib import Path
 
 from sipc.errors import KernelError, SpecError
 
-__all__ = ("close_directory", "doing", "open_directory", "read_file", "regular", "remove", "write_all", "write_new")
+__all__ = ("close_directory", "doing", "open_directory", "read_file", "regular", "remove", "replace_file",
+           "write_all", "write_new")  # fmt: skip
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -98,6 +99,27 @@ def remove(directory: int, name: str) -> None:
     """Remove a file, if it is there.  Raises `OSError`."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a file that anybody may read in the place of what is there: whole, or as it was.
+
+    Raises `SpecError`, which says what to do; nothing is left behind.
+    """
+    fresh = f".{path.name}.new"
+    fd = open_directory(path.parent, "directory", private=False)
+    try:
+        write_new(fd, fresh, data, 0o644)
+        try:
+            os.rename(fresh, path.name, src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            remove(fd, fresh)
+            raise
+        os.fsync(fd)
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}: name a file in a directory that this user may write") from error
+    finally:
+        os.close(fd)
 
 
 def regular(directory: int, name: str) -> os.stat_result | None:
