@@ -299,7 +299,7 @@ def main() -> int:
     table = markdown(rates, facts)
     report.write(RESULTS / "guard.json", json.dumps({**facts, "messages_per_second": rates}, indent=1) + "\n")
     if arguments.write_docs:
-        report.into_readme(TOP / "docs" / "stages.md", table)
+        report.into_page(TOP / "docs" / "stages.md", table)
     print(table, end="")
     return 0
 

@@ -11,8 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import sysv_ipc
 from tests.host.guard.test_run import channels
 from tests.support.foreground import Run, guard_file
+
+from sipc.registry import Registry
 
 pytestmark = pytest.mark.host
 
@@ -151,3 +154,18 @@ to = "b"
             assert run.end() == 0
         assert messages(folder) == [b"once"] * expected
     assert channels(registry) == []
+
+
+def test_a_forged_announcement_stops_its_sender_alone(folder: Path, registry: Path) -> None:
+    """Real stages: the filter finds the forgery on raw, its log names raw, and of all stages the source is stopped."""
+    with Run(guard_file(folder, on_violation="stop-sender"), registry=registry, command=None, grace=1.0) as run:
+        run.until("started", stage="a")
+        with Registry(registry) as opened:
+            key = opened.read("g.raw").keys.queue
+        sysv_ipc.MessageQueue(int(key), mode=0o200).send(b"\xff" * 32, type=1)
+        assert run.until("ended", stage="f")["why"] == "violation"
+        run.until("ended", stage="a")
+        assert run.of("told") == ["a"]
+        os.kill(run.pid("b"), 0)
+        assert run.stop() == 1
+    assert len(run.of("started")) == 3

@@ -74,7 +74,7 @@ def test_generated_policy_is_proven_and_says_what_was_checked(
     text = capsys.readouterr().out
     assert text.startswith("PROVEN: channel feed (sipc_feed_sender_t -> sipc_feed_receiver_t)\n")
     for words in ("Checked:", "constraints: ", "Who may act on each domain:", "trace: nobody", "Accepted ways back",
-                  "What no policy closes:", "full queue"):  # fmt: skip
+                  "What no policy closes:", "whether the queue is full"):  # fmt: skip
         assert words in text
 
 
