@@ -28,7 +28,10 @@ MODULES = [
     if not info.name.endswith("__main__")
 ]
 SENDING = {"send", "send_many", "reserve", "flush", "abort", "pending", "resumption"}
-RECEIVING = {"receive", "receive_many", "receive_into", "unsafe_borrow", "finish", "sender_restarted", "check_peer"}
+RECEIVING = {
+    "receive", "receive_many", "receive_into", "unsafe_borrow", "finish", "sender_restarted", "check_peer", "at_end",
+    "record", "violated",
+}  # fmt: skip
 BOTH = {"name", "epoch", "spec", "closed", "fileno", "close", "confine", "last_seq"}
 
 

@@ -31,7 +31,7 @@ from sipc.sender import Sender
 
 __all__ = ("Intent", "Intents", "Mark", "already_sent", "digest_of")
 
-_HEADER = struct.Struct("<8sQQII")  # magic, number, length of the rest, length of its description, crc32 of the rest
+_HEADER = struct.Struct("<8sQQII")  # magic, number, length of the rest, length of its description, crc32 of all
 _MAGIC = b"SIPCINT1"
 _NAMES = ("intent.0", "intent.1")
 _ADVICE = "make room, or let this user write there; nothing of this was sent"
@@ -132,7 +132,7 @@ class Intents:
         if magic != _MAGIC or number <= self._number or length > os.fstat(fd).st_size:
             return
         rest = b"".join(_pieces(fd, _HEADER.size, length))
-        if len(rest) == length and zlib.crc32(rest) == crc:
+        if len(rest) == length and _sum(number, described, rest) == crc:
             self._number, self.last = number, _decoded(rest, described)
 
     def write(self, intent: Intent) -> None:
@@ -141,7 +141,7 @@ class Intents:
         rest = b"".join((description, *intent.payloads))
         number = self._number + 1
         which = number % len(self._fds)
-        header = _HEADER.pack(_MAGIC, number, len(rest), len(description), zlib.crc32(rest))
+        header = _HEADER.pack(_MAGIC, number, len(rest), len(description), _sum(number, len(description), rest))
         with doing("write", self._paths[which], _ADVICE):
             left, at = memoryview(header + rest), 0
             while left:
@@ -154,6 +154,11 @@ class Intents:
         for fd in self._fds:
             close_directory(fd)
         self._fds = []
+
+
+def _sum(number: int, described: int, rest: bytes) -> int:
+    """Over the header's numbers too: with them alone written, the rest would be an older intent's, and pass for new."""
+    return zlib.crc32(rest, zlib.crc32(b"%d %d" % (number, described)))
 
 
 def _pieces(fd: int, start: int, length: int) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
-from sipc.errors import Broken, EndOfStream, QuarantineFull, RemoteProtocolError, SipcError, SpecError
+from sipc.errors import Broken, EndOfStream, QuarantineFull, RemoteProtocolError, SipcError, SpecError, Timeout
 from sipc.guard.audit import Audit
 from sipc.guard.filters import Filter
 from sipc.guard.inputs import Arrival, Inputs
@@ -152,13 +152,29 @@ def run_source(source: Source, outputs: Outputs, intents: Intents, status: Statu
             with stop:
                 outputs.send([data], intent.marks)
         else:
-            outputs.send([data], outputs.marks())
+            messages = [data] if not isinstance(source, StreamSource) else _read_already(source, data)
+            outputs.send(messages, outputs.marks())
         source.done()
         stop.check()
     with stop:
         outputs.close(closed)
     sent = intents.last.digest if isinstance(source, FileSource) and intents.last is not None else ""
     intents.write(Intent(channel="", epoch=0, seq=0, digest=sent, marks=outputs.marks(), ended=True, run=run))
+
+
+def _read_already(source: StreamSource, data: bytes) -> list[bytes]:
+    """The message in hand and those that lie behind it in the source's buffer: they go in one block."""
+    messages, size = [data], len(data)
+    while size < _PART_BYTES and len(messages) < _PART_RECORDS:
+        source.done()
+        try:
+            messages.append(source.take(0))
+        except Timeout:
+            break
+        except Broken:
+            break  # it comes again, when these are sent
+        size += len(messages[-1])
+    return messages
 
 
 def _source_intent(source: DirectorySource | FileSource, data: bytes, outputs: Outputs, intents: Intents) -> Intent:

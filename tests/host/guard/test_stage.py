@@ -21,6 +21,7 @@ import sipc
 from sipc import helper
 from sipc.guard.chain import read_lines, verify
 from sipc.guard.framing import MessageFrames, message
+from sipc.guard.intents import already_sent
 from sipc.guard.stage import StageExit
 from sipc.guard.status import read_status
 
@@ -457,3 +458,50 @@ def test_the_directories_of_a_service_are_used(making: Making, folder: Path) -> 
     del both["RUNTIME_DIRECTORY"]
     done = subprocess.run(command, env=both, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, "RUNTIME_DIRECTORY is ''" in done.stderr) == (3, True)
+
+
+# -- what a stage gives up
+
+
+def test_sources_and_sinks_are_confined_and_filters_are_not(making: Making) -> None:
+    """Seccomp filters on the stage's process: for the one direction that it has, where it has one."""
+    built = making()
+    stages = {name: built.start(name) for name in "abc"}
+    modes = {}
+    for name, stage in stages.items():
+        # The ends are open, then the filter is installed, then it waits.
+        wait_for_status(built, name, lambda status: all(one["epoch"] for one in status["channels"].values()))
+        lines = Path(f"/proc/{stage.popen.pid}/status").read_text().splitlines()
+        modes[name] = next(line.split()[1] for line in lines if line.startswith("Seccomp:"))
+    assert modes == {"a": "2", "b": "0", "c": "2"}
+
+
+@pytest.mark.parametrize("count", [1, 20, 700])
+def test_what_is_sent_already_is_what_the_numbers_say(count: int, making: Making, folder: Path) -> None:
+    """`already_sent` and the sender's own blocks agree, after every block of messages of all sizes."""
+    built = making()
+    chance = random.Random(count)
+    sizes = [chance.choice((0, 1, 60, 900, 4000, 4096, 4097, 9000)) for _ in range(count)]
+    messages = [number.to_bytes(2) * (size // 2 + 1) for number, size in enumerate(sizes)]
+    receiving = Child(lambda: _count_by_block(built, folder / "cursor"))
+    with sipc.open_sender("g.raw", registry=built.registry) as sender:
+        sender.send_many(messages)
+        whole = [already_sent(sender, messages, blocks) for blocks in range(sender.last_seq + 1)]
+    assert whole == [0, *receiving.result()]
+    assert whole[-1] == count
+
+
+def _count_by_block(built: Built, cursor: Path) -> list[int]:
+    """How many whole messages had come after each block."""
+    after: list[int] = []
+    came = 0
+    with sipc.open_receiver("g.raw", registry=built.registry, cursor=cursor) as receiver:
+        while True:
+            try:
+                batch = receiver.receive_many(30)
+            except sipc.EndOfStream:
+                return after
+            seq = (receiver.last_seq or 0) + 1
+            after += [came] * (seq - len(after) - 1)
+            came += len(batch)
+            after.append(came)
