@@ -293,7 +293,10 @@ class Audit:
     def _append(
         self, *, channel: str, identity: MessageId, verdict: str, reason: str, data: bytes, passed: bytes | None = None
     ) -> None:
-        last = self._last
+        last, digested = self._last, digest(data)
+        passed_digest = None
+        if passed is not None:
+            passed_digest = digested if passed is data else digest(passed)
         entry = Entry(
             number=(last.number if last is not None else 0) + 1,
             time=timestamp(time.time()),
@@ -305,9 +308,9 @@ class Audit:
             verdict=verdict,
             reason=str(reason),
             size=len(data),
-            digest=digest(data),
+            digest=digested,
             passed_size=None if passed is None else len(passed),
-            passed_digest=None if passed is None else digest(passed),
+            passed_digest=passed_digest,
             previous=self.head,
         )
         if self._inherited and last is not None and _same(last, entry):

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 from sipc.errors import SpecError
@@ -83,7 +83,8 @@ class Entry:
             raise SpecError(f"audit: passed_digest must be 64 hexadecimal digits, not {self.passed_digest!r}")
 
     def _body(self) -> str:
-        return json.dumps({"version": _VERSION, **asdict(self)}, separators=(",", ":"))
+        # Not `asdict`, which copies every field deeply: this is done twice for each message of a stage.
+        return _spelt({"version": _VERSION, **{key: getattr(self, key) for key in _ORDER}})
 
     @property
     def hash(self) -> str:
@@ -97,7 +98,9 @@ class Entry:
         return f'{body[:-1]},"hash":"{hashed}"}}\n'.encode()
 
 
-_KEYS = frozenset(item.name for item in fields(Entry))
+_ORDER = tuple(item.name for item in fields(Entry))
+_KEYS = frozenset(_ORDER)
+_spelt = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def decode(line: bytes) -> Entry:

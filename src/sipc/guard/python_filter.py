@@ -29,7 +29,7 @@ _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\
 _FORMATS = ("json", "msgpack")
 _START = 30.0  # seconds that a module may take to be imported: some import half a distribution
 # Looks at the pipe before sleeping, for the same reason as in `worker.py`; each takes more than a microsecond.
-_LOOKS = range(20 if len(os.sched_getaffinity(0)) > 2 else 1)
+_LOOKS = range(4 if len(os.sched_getaffinity(0)) > 2 else 1)
 # A message that hangs is found at most this part of its time too late: single replies wake nobody.
 _SLICES = 8
 
