@@ -7,7 +7,6 @@ What carries by time is not played here but step by step: no test depends on how
 from __future__ import annotations
 
 import ctypes
-import os
 import random
 import signal
 import subprocess
@@ -36,17 +35,15 @@ REFUSED = {  # way: who is refused when the receiver has a filter, and when both
 }
 
 
-def scratch() -> set[str]:
-    """Our files in the directory for temporary ones."""
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("sipc-bench-")}
-
-
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    before = kernel_objects(), scratch()
+def _nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither objects nor files: the directory for temporary ones is this test's own."""
+    before = kernel_objects()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     yield
-    assert kernel_objects() <= before[0]
-    assert scratch() <= before[1]
+    assert kernel_objects() <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def play(way: Way, confined: Confined) -> tuple[tuple[int, ...], Received]:
