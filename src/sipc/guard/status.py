@@ -140,6 +140,7 @@ class Status:
         with suppress(OSError):
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
+                os.fchmod(fd, 0o644)  # whatever the umask of a unit is: who may look is said by the directory
                 write_all(fd, json.dumps(self.document()).encode() + b"\n")
             finally:
                 os.close(fd)
