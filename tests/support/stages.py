@@ -41,7 +41,7 @@ __all__ = (
     "wait_for_status",
 )
 
-LONGEST = 20.0
+LONGEST = 60.0
 _ROOT = Path(__file__).parents[2]
 
 

@@ -169,7 +169,7 @@ class _Running:
             return  # killed after everything was done, before anybody was told
         with self.stop:
             outputs = self._open_ends(stack)
-        self.status.touch()
+        self.status.write()
         work = self.stage.work
         if isinstance(work, SourceWork):
             source = _source(work, outputs.largest)

@@ -94,6 +94,7 @@ class Status:
     since: float = field(default_factory=time.time)
     verdicts: dict[Code, int] = field(default_factory=lambda: dict.fromkeys(Code, 0))
     _armed: bool = False
+    _writing: bool = False
 
     def start(self) -> None:
         """Write the file, and from now on when something was counted.  For the main thread alone."""
@@ -115,7 +116,8 @@ class Status:
 
     def _tick(self) -> None:
         self._armed = False
-        self.write()
+        if not self._writing:  # the main thread is at it, where this signal came
+            self.write()
 
     def document(self) -> dict[str, Any]:
         """What the file says."""
@@ -134,13 +136,16 @@ class Status:
     def write(self) -> None:
         """Replace the file; readers see the old one or the new one."""
         new = self.path.with_name(f".{self.path.name}.new")
+        self._writing = True
         with suppress(OSError):
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
+                os.fchmod(fd, 0o644)  # whatever the umask of a unit is: who may look is said by the directory
                 write_all(fd, json.dumps(self.document()).encode() + b"\n")
             finally:
                 os.close(fd)
             new.rename(self.path)
+        self._writing = False
 
 
 def count_start(state: Path) -> tuple[int, int]:

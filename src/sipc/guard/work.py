@@ -226,9 +226,8 @@ def _pass_on(arrival: Arrival, judged: Judged, outputs: Outputs, intents: Intent
     at, end = arrival.record, arrival.record + len(arrival.messages)
     if last is not None and last.about(arrival.channel, epoch, arrival.seq):
         if last.digest != digest or not at <= last.first <= last.end <= end:
-            raise RemoteProtocolError(
-                "block", f"{digest[:16]}...", f"{last.digest[:16]}..., as it was when it first came"
-            )
+            before = f"{last.digest[:16]}..., as it was when it first came"
+            arrival.receiver._machine.fail(RemoteProtocolError("block", f"{digest[:16]}...", before))
         payloads = last.payloads
         intent = replace(last, marks=outputs.resumed(payloads, last.marks))
         intents.write(intent)
