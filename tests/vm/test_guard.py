@@ -237,7 +237,7 @@ def test_a_violation_is_answered_by_the_supervisor(guard: Guest) -> None:
     folder = f"/run/systemd/system/{unit('scrub')}.d"
     shell(guard, f"""
         mkdir -p {folder}
-        printf '[Service]\\nExecStart=\\nExecStart=/bin/sh -c "exit 76"\\n' >{folder}/end.conf
+        printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/python3 -c "raise SystemExit(76)"\\n' >{folder}/end.conf
         systemctl daemon-reload
         systemctl restart {unit("scrub")} || true
     """)
