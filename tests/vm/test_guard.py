@@ -8,7 +8,6 @@ what a stage that was taken over can do to the others, and what the kernel refus
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,21 +181,20 @@ def test_a_killed_stage_is_started_again_and_nothing_is_lost_or_twice(guard: Gue
 
 @pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.parametrize("attacker", ["ingest", "scrub"])
-@pytest.mark.parametrize("bare", [False, True], ids=["sandboxed", "root, SELinux alone"])
+@pytest.mark.parametrize("bare", [False, True], ids=["sandboxed", "SELinux alone"])
 def test_a_stage_that_was_taken_over_can_not_reach_the_others(guard: Guest, attacker: str, *, bare: bool) -> None:
     """Signals 0 to 64, tracing, limits, scheduling, files, the supervisor, processes and memory: nothing of it works.
 
-    Once in the sandbox that the unit has; once as root with every capability and no sandbox, in the stage's domain.
+    Once in the sandbox that the unit has; once without it, as the very user of another stage, in the stage's domain.
     """
     victims = [stage for stage in STAGES if stage != attacker]
     pids = {stage: int(shell(guard, f"systemctl show -P MainPID {unit(stage)}").stdout) for stage in victims}
     out = f"/var/lib/sipc-guards/json/{attacker}/answers.json"
     orders = {"pids": list(map(str, pids.values())), "out": out,
               "paths": [path for stage in victims for path in OTHERS[stage]]}  # fmt: skip
-    loose = "User=root\nGroup=root\nCapabilityBoundingSet=~\nSystemCallFilter=\nNoNewPrivileges=no\nReadWritePaths=/\n"
+    loose = f"User={victims[0]}\nGroup={victims[0]}\nCapabilityBoundingSet=~\nSystemCallFilter=\nNoNewPrivileges=no\n"
     loose += "ProtectProc=default\nProtectSystem=no\n"
     folder = f"/run/systemd/system/{unit(attacker)}.d"
-    before = len(guard.denials())
     shell(guard, f"""
         systemctl stop {unit(attacker)}
         rm -f {out}
@@ -207,6 +205,7 @@ Restart=no
 {loose if bare else ""}ExecStart=
 ExecStart=/usr/bin/python3 /opt/sipc/acts/guard_stage.py /etc/sipc/attack/orders
 ' >{folder}/attack.conf
+        restorecon -RF /etc/sipc/attack
         systemctl daemon-reload
         systemctl start {unit(attacker)}
     """)
@@ -224,10 +223,10 @@ ExecStart=/usr/bin/python3 /opt/sipc/acts/guard_stage.py /etc/sipc/attack/orders
     for stage, pid in pids.items():
         assert int(shell(guard, f"systemctl show -P MainPID {unit(stage)}").stdout) == pid, stage
     if bare:
-        # Root passes the modes, so the kernel's log shows that it was SELinux that refused each kind of act.
-        refused = "\n".join(line for line in guard.denials()[before:] if f":json_{attacker}_t:" in line)
-        for stage in victims:
-            assert re.search(rf"{{[^}}]*(sigkill|signal|signull)[^}}]*}}.*tcontext=\S*json_{stage}_t", refused), refused
+        # The users are the same, so it is SELinux that refuses.
+        reached = said["pids"][str(pids[victims[0]])]
+        assert {came for act, came in reached.items() if act.startswith("kill ")} == {"EACCES"}, reached
+        assert {said["paths"][path]["write"] for path in OTHERS[victims[0]]} == {"EACCES"}
     crossing(guard, [f"after-{attacker}-{int(bare)}"])
     until(guard, f"grep -qs AFTER-{attacker.upper()}-{int(bare)} /var/spool/deliver/[0-9a-f]*")
 
@@ -238,7 +237,7 @@ def test_a_violation_is_answered_by_the_supervisor(guard: Guest) -> None:
     folder = f"/run/systemd/system/{unit('scrub')}.d"
     shell(guard, f"""
         mkdir -p {folder}
-        printf '[Service]\\nExecStart=\\nExecStart=/bin/sh -c "exit 76"\\n' >{folder}/end.conf
+        printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/python3 -c "raise SystemExit(76)"\\n' >{folder}/end.conf
         systemctl daemon-reload
         systemctl restart {unit("scrub")} || true
     """)
@@ -256,7 +255,7 @@ def test_uninstalling_leaves_what_was_kept_and_nothing_else(guard: Guest) -> Non
     """Units, channels and policy go; audit and quarantine stay unless --purge says otherwise."""
     shell(guard, "sipc guard uninstall json --policy")
     shell(guard, "test -s /var/lib/sipc-guards/json/scrub/audit.jsonl; test -d /var/lib/sipc/json/scrub/quarantine")
-    assert shell(guard, "ls /etc/systemd/system | grep -c sipc-guard || true").stdout.strip() == "1"  # the agent's own
+    assert shell(guard, "ls /etc/systemd/system | grep sipc-guard || true").stdout == ""
     assert shell(guard, "ls /etc/sipc/guards; sipc policy list; ipcs -q | grep 0x || true").stdout == ""
     gone = guard.run(["sipc", "guard", "up", "json"], seconds=LIMIT)
     assert gone.code == 3, gone.output
