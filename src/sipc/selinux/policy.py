@@ -147,6 +147,9 @@ def _places(end: End, data: str, options: Options) -> list[Statement]:
         statements += [
             Comment("programs run in this very domain: no door of it is wider for them"),
             Allow(end.name, "bin_t", "file", ("execute_no_trans",)),
+            Comment("what it shares with them, memfd_create(2), is its own data and not of the type that all have"),
+            TypeTransition(end.name, "tmpfs_t", "file", data),
+            Allow(data, "tmpfs_t", "filesystem", ("associate",)),
         ]
     return statements
 
