@@ -418,7 +418,8 @@ def test_the_status_says_what_went_through(making: Making, folder: Path) -> None
     assert (raw["direction"], raw["messages"], raw["bytes"]) == ("in", 4, 21)
     assert (clean["direction"], clean["messages"], clean["bytes"], clean["last_seq"]) == ("out", 2, 21, 2)
     assert raw["blocked_seconds"] > 0
-    assert raw["epoch"] == built.status("a")["channels"]["raw"]["epoch"] > 0
+    sender = wait_for_status(built, "a", lambda found: found["channels"]["raw"]["epoch"] > 0)
+    assert raw["epoch"] == sender["channels"]["raw"]["epoch"]
     assert status["verdicts"] == {"pass": 2, "drop": 1, "quarantine": 1}
     assert status["quarantine"] == {"messages": 1, "bytes": 12288, "limit": 64 << 20}
     assert built.status("a")["quarantine"] is None
