@@ -56,7 +56,7 @@ def target(booted: Guest) -> Iterator[dict[str, Any]]:
     receiver = booted.start("acts.channel", "hold", "feed", "receiver", domain=DOMAINS["receiver"])
     known = booted.call("acts.channel", "objects", "feed", domain=DOMAINS["helper"]).value
     posix = booted.call("acts.channel", "objects", "pfeed", domain="sipc_pfeed_t").value
-    semaphores = booted.call("acts.attacks", "semaphores").value
+    semaphores = booted.call("acts.other_objects", "make_semaphores").value
     for end in (sender, receiver):
         assert booted.line(end) == "held\n"
     yield {
@@ -73,7 +73,7 @@ def target(booted: Guest) -> Iterator[dict[str, Any]]:
     for end in (sender, receiver):
         booted.kill(end)
         booted.wait(end)
-    booted.call("acts.attacks", "no_semaphores", semaphores)
+    assert booted.call("acts.other_objects", "drop_semaphores", semaphores).code == 0
     booted.run(["rm", "-rf", "/run/sipc/forged", "/run/sipc/forged.json"], domain=DOMAINS["helper"])
     for name in CHANNELS:
         gone = booted.call("acts.channel", "destroy", name, domain=f"sipc_{name}_t")

@@ -363,16 +363,6 @@ def every(names: list[str], target: Target) -> dict[str, str]:
     return {name: one(name, target)["said"] for name in names}
 
 
-def semaphores() -> int:
-    """Make somebody else's semaphores; see `other_objects.py`."""
-    return other_objects.make_semaphores()
-
-
-def no_semaphores(made: int) -> None:
-    """Remove them."""
-    other_objects.drop_semaphores(made)
-
-
 def names() -> list[str]:
     """All acts, in order."""
     return list(ACTS)
