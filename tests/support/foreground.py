@@ -20,7 +20,7 @@ from sipc.guard.check import load
 from sipc.guard.run import run_guard
 from sipc.guard.supervise import Event, Settings
 
-__all__ = ("SCRIPTED", "Run", "guard_file", "script")
+__all__ = ("LONGEST", "SCRIPTED", "Run", "guard_file", "script")
 
 LONGEST = 60.0
 SCRIPTED = (sys.executable, str(Path(__file__).with_name("scripted_stage.py")))

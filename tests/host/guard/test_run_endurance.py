@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import sysv_ipc
 from tests.host.guard.test_run import channels
-from tests.support.foreground import Run, guard_file
+from tests.support.foreground import LONGEST, Run, guard_file
 
 from sipc.registry import Registry
 
@@ -45,13 +46,25 @@ class Load:
         for _ in range(3):
             with Run(file, registry=registry, command=None, burst=100_000, grace=60.0) as run:
                 run.until("started", stage="a")
-                while os.listdir(self.folder / "in"):
-                    time.sleep(0.02)  # the spool is others': nothing tells when it is empty
+                until = time.monotonic() + LONGEST
+                while time.monotonic() < until and not (self._is_through() and self._has_begun(run)):
+                    time.sleep(0.02)  # the directories are others': nothing tells when they are as they should be
                 assert run.stop() == 130
             if run.events[-1]["event"] == "channels-destroyed":
                 break
         assert channels(registry) == [], run.events
         assert sorted(messages(self.folder)) == self.sent
+
+    def _is_through(self) -> bool:
+        return not os.listdir(self.folder / "in") and len(messages(self.folder)) >= len(self.sent)
+
+    def _has_begun(self, run: Run) -> bool:
+        """Whether every stage of this run takes signals: one that is told to end before that is killed by it."""
+        places = [self.folder / "state" / "g" / stage / "run" / "status.json" for stage in STAGES]
+        return all(
+            place.exists() and json.loads(place.read_bytes())["pid"] == run.pid(stage)
+            for stage, place in zip(STAGES, places, strict=True)
+        )
 
 
 @pytest.mark.timeout(500)
