@@ -67,6 +67,7 @@ class Cursor:
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._partial_fd = -1
         self._partial_end = 0
+        self._may_be_partial = True  # a file to be removed
         if self._words[_EPOCH] != epoch:
             # Epoch last: a cursor that dies here is still the old epoch's, and starts anew again.
             self.drop_kept()
@@ -120,6 +121,7 @@ class Cursor:
 
     def keep(self, seq: int, block: bytes) -> None:
         """Keep a block of an unfinished message; to be called before `seq` is stored.  Raises `KernelError`."""
+        self._may_be_partial = True
         data = memoryview(_FRAME.pack(seq, len(block)) + block)
         start = self._partial_end
         try:
@@ -169,12 +171,15 @@ class Cursor:
             os.close(self._partial_fd)
             self._partial_fd = -1
         self._partial_end = 0
+        if not self._may_be_partial:
+            return
         try:
             self._partial.unlink(missing_ok=True)
         except OSError as error:
             raise KernelError(
                 error.errno or 0, f"{error.strerror}: remove it by hand", syscall="unlink", obj=str(self._partial)
             ) from error
+        self._may_be_partial = False
 
     def close(self) -> None:
         """Close the files; they stay."""

@@ -42,7 +42,8 @@ def verify_(file: Path, head: str | None, journal: bool, as_json: bool) -> int: 
     if as_json:
         problems = [{"line": line, "problem": text} for line, text in report.problems]
         document = {
-            "version": 1, "ok": report.ok, "entries": report.entries, "repeats": report.repeats, "head": report.head,
+            "version": 1, "ok": report.ok, "entries": report.entries,
+            "messages": report.messages, "repeats": report.repeats, "head": report.head,
             "head_found_at": report.head_found_at, "problems": problems,
         }  # fmt: skip
         click.echo(json.dumps(document))
@@ -52,7 +53,9 @@ def verify_(file: Path, head: str | None, journal: bool, as_json: bool) -> int: 
     if len(report.problems) > _SHOWN:
         click.echo(f"and {len(report.problems) - _SHOWN} more")
     if report.ok:
-        click.echo(f"{report.entries} entries, each bound to the one before; head {report.head}")
+        click.echo(
+            f"{report.messages} messages in {report.entries} entries, each bound to the one before; head {report.head}"
+        )
     if report.head_found_at is not None:
         click.echo(f"the noted head is entry {report.head_found_at} of {report.entries}")
     elif report.ok:

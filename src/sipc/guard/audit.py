@@ -16,19 +16,21 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
 from sipc.errors import AuditError, Closed, SpecError
-from sipc.guard.chain import GENESIS, MAX_LINE, PREFIX, Entry, decode
+from sipc.guard.chain import GENESIS, MAX_LINE, MOST, PREFIX, Entry, decode
 from sipc.guard.quarantine import digest, timestamp
 from sipc.guard.storage import close_directory, doing, open_directory, read_file, remove, write_all, write_new
 from sipc.guard.verdicts import Code, MessageId
 from sipc.registry import lock
 
-__all__ = ("JOURNAL", "Audit", "FileLog", "JournalLog", "Log")
+__all__ = ("JOURNAL", "Audit", "Block", "FileLog", "JournalLog", "Log")
+
+Block = tuple[int, int, int]  # its number, the first record of it, how many
 
 JOURNAL = Path("/run/systemd/journal/socket")
 _ADVICE = "make room, or let this user write there; open the log again, and the message comes again"
@@ -242,7 +244,7 @@ def _entry_of(tail: bytes | None, path: Path) -> Entry | None:
 
 
 class Audit:
-    """The audit of one stage: one entry for each message, each bound to the one before."""
+    """The audit of one stage: what became of every message, each entry bound to the one before."""
 
     def __init__(self, log: Log, *, stage: str) -> None:
         """Go on where `log` ends, which is closed with this; a torn line of it becomes an entry of its own."""
@@ -251,9 +253,7 @@ class Audit:
         self._last = decode(log.tail) if log.tail is not None else None
         self._inherited = True
         if log.torn:
-            self._append(
-                channel="", identity=MessageId(epoch=0, seq=0), verdict="repair", reason="torn-line", data=log.torn
-            )
+            self._append([log.torn], [(0, 0, 1)], 0, channel="", verdict="repair", reason="torn-line")
 
     def __enter__(self) -> Self:
         return self
@@ -275,42 +275,46 @@ class Audit:
         return self._last.hash if self._last is not None else GENESIS
 
     def record(
-        self, data: bytes, identity: MessageId, *, channel: str, verdict: Code, reason: str = "",
-        passed: bytes | None = None,
+        self, messages: Sequence[bytes], blocks: Sequence[Block], *, channel: str, epoch: int, verdict: Code,
+        reason: str = "", passed: Sequence[bytes] = (),
     ) -> None:  # fmt: skip
-        """Say what became of one message; `passed` is what was handed on.  It is on disk when this returns.
+        """Say what became of messages that came one behind the other, and fared alike.
 
-        A message that comes again after a crash, with the same result, is the same entry.
+        `blocks` says which they are: (seq, first record, count) of each block; `passed` is what was handed on, where
+        that is not what came.  With a log that syncs it is on disk when this returns.  What comes again after a crash,
+        with the same result, is the same entry.
         """
-        self._append(
-            channel=channel, identity=identity, verdict=verdict.name.lower(), reason=reason, data=data, passed=passed
-        )
+        start = 0
+        for some in _parts(blocks):
+            end = start + sum(count for _, _, count in some)
+            self._append(
+                messages[start:end], some, epoch, channel=channel, verdict=verdict.name.lower(), reason=reason,
+                passed=passed[start:end],
+            )  # fmt: skip
+            start = end
 
     def violation(self, identity: MessageId, *, channel: str, reason: str) -> None:
         """Say that a block broke the protocol; nothing of it was read."""
-        self._append(channel=channel, identity=identity, verdict="violation", reason=reason, data=b"")
+        self._append((), [(identity.seq, 0, 0)], identity.epoch, channel=channel, verdict="violation", reason=reason)
 
     def _append(
-        self, *, channel: str, identity: MessageId, verdict: str, reason: str, data: bytes, passed: bytes | None = None
-    ) -> None:
-        last, digested = self._last, digest(data)
-        passed_digest = None
-        if passed is not None:
-            passed_digest = digested if passed is data else digest(passed)
+        self, messages: Sequence[bytes], blocks: Sequence[Block], epoch: int, *, channel: str, verdict: str,
+        reason: str, passed: Sequence[bytes] = (),
+    ) -> None:  # fmt: skip
+        last = self._last
         entry = Entry(
             number=(last.number if last is not None else 0) + 1,
             time=timestamp(time.time()),
             stage=self._stage,
             channel=channel,
-            epoch=f"{identity.epoch:016x}",
-            seq=identity.seq,
-            record=identity.record,
+            epoch=f"{epoch:016x}",
+            blocks=tuple(blocks),
             verdict=verdict,
             reason=str(reason),
-            size=len(data),
-            digest=digested,
-            passed_size=None if passed is None else len(passed),
-            passed_digest=passed_digest,
+            sizes=tuple(map(len, messages)),
+            digests=tuple(map(digest, messages)),
+            passed_sizes=tuple(map(len, passed)),
+            passed_digests=tuple(map(digest, passed)),
             previous=self.head,
         )
         if self._inherited and last is not None and _same(last, entry):
@@ -320,6 +324,23 @@ class Audit:
         self._last, self._inherited = entry, False
 
 
+def _parts(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """The same messages, as many at a time as an entry has."""
+    part: list[Block] = []
+    room = MOST
+    for seq, first, count in blocks:
+        record, left = first, count
+        while left:
+            taken = min(left, room)
+            part.append((seq, record, taken))
+            record, left, room = record + taken, left - taken, room - taken
+            if not room:
+                yield part
+                part, room = [], MOST
+    if part:
+        yield part
+
+
 def _same(one: Entry, other: Entry) -> bool:
-    keys = ("stage", "channel", "epoch", "seq", "record", "verdict", "reason", "digest", "passed_digest")
+    keys = ("stage", "channel", "epoch", "blocks", "verdict", "reason", "digests", "passed_digests")
     return all(getattr(one, key) == getattr(other, key) for key in keys)

@@ -14,19 +14,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 from sipc.errors import SpecError
 
-__all__ = ("GENESIS", "MAX_LINE", "PREFIX", "Entry", "Report", "decode", "read_lines", "verify")
+__all__ = ("GENESIS", "MAX_LINE", "MOST", "PREFIX", "Entry", "Report", "decode", "read_lines", "verify")
 
 GENESIS = "0" * 64
-MAX_LINE = 4096  # bytes; an entry has no field that could make it half as long
-PREFIX = b'{"version":1,"number":'
-_VERSION = 1
+MOST = 256  # messages of one entry
+MAX_LINE = 1 << 17  # bytes; a message takes at most 250 of them, everything else some hundred
+PREFIX = b'{"version":2,"number":'
+_VERSION = 2
 _HASH = re.compile(r"[0-9a-f]{64}")
+_HEX = 64
+_LARGEST = (1 << 64) - 1
+_HASHES = re.compile(r"([0-9a-f]{64})*")
 _PATTERNS = {
     "time": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"),
     "stage": re.compile(r"[a-z0-9][a-z0-9._-]{0,63}"),
@@ -34,18 +38,19 @@ _PATTERNS = {
     "epoch": re.compile(r"[0-9a-f]{16}"),
     "verdict": re.compile(r"pass|drop|quarantine|repair|violation"),
     "reason": re.compile(r"([a-z][a-z0-9-]{0,39})?"),
-    "digest": _HASH,
     "previous": _HASH,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What the log says of one message: nothing from which its bytes could be read.
+    """What the log says of messages that came together and fared alike: nothing from which a byte could be read.
 
-    `verdict` is a verdict, or "repair" when an entry was torn: then size and digest are of its remains; or "violation"
-    when a block broke the protocol, of which nothing was read: then reason is the field that was wrong.  `passed_size`
-    and `passed_digest` are of what was handed on, and None when nothing was.
+    `blocks` says which: the number of a block of the channel, the first record of it, and how many.  `sizes` (bytes)
+    and `digests` (SHA-256) have one element for each message.  `verdict` is a verdict; or "repair" when an entry was
+    torn: then they are of its remains; or "violation" when a block broke the protocol, of which nothing was read: then
+    reason is the field that was wrong.  `passed_sizes` and `passed_digests` are of what was handed on instead, where
+    that is not what came.
     """
 
     number: int
@@ -53,54 +58,75 @@ class Entry:
     stage: str
     channel: str
     epoch: str
-    seq: int
-    record: int
+    blocks: tuple[tuple[int, int, int], ...]
     verdict: str
     reason: str
-    size: int
-    digest: str
-    passed_size: int | None = None
-    passed_digest: str | None = None
+    sizes: tuple[int, ...]
+    digests: tuple[str, ...]
+    passed_sizes: tuple[int, ...] = ()
+    passed_digests: tuple[str, ...] = ()
     previous: str = GENESIS
+    _hash: str = field(init=False, repr=False, compare=False)
+    _line: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what could carry anything else than its meaning."""
-        for key in ("number", "seq", "record", "size"):
-            value = getattr(self, key)
-            if type(value) is not int or not 0 <= value < 1 << 64:
-                raise SpecError(f"audit: {key} must be from 0 to {(1 << 64) - 1}, not {value!r}")
+        if not _are_numbers((self.number,)):
+            raise SpecError(f"audit: number must be from 0 to {_LARGEST}, not {self.number!r}")
         for key, pattern in _PATTERNS.items():
             value = getattr(self, key)
             if not isinstance(value, str) or not pattern.fullmatch(value):
                 raise SpecError(f"audit: {key} must be like {pattern.pattern}, not {value!r}")
-        if (self.passed_size is None) != (self.passed_digest is None):
-            raise SpecError("audit: passed_size and passed_digest go together: give both or none")
-        if self.passed_size is not None and (type(self.passed_size) is not int or not 0 <= self.passed_size < 1 << 64):
-            raise SpecError(f"audit: passed_size must be from 0 to {(1 << 64) - 1}, not {self.passed_size!r}")
-        if self.passed_digest is not None and not (
-            isinstance(self.passed_digest, str) and _HASH.fullmatch(self.passed_digest)
-        ):
-            raise SpecError(f"audit: passed_digest must be 64 hexadecimal digits, not {self.passed_digest!r}")
+        if not isinstance(self.blocks, tuple) or not 0 < len(self.blocks) <= MOST:
+            raise SpecError(f"audit: blocks must be 1 to {MOST}")
+        for block in self.blocks:
+            if not isinstance(block, tuple) or len(block) != len(("seq", "record", "count")) or not _are_numbers(block):
+                raise SpecError(f"audit: a block must be three numbers from 0 to {_LARGEST}, not {block!r}")
+        for which, sizes, digests in (
+            ("", self.sizes, self.digests), ("passed_", self.passed_sizes, self.passed_digests),
+        ):  # fmt: skip
+            if not isinstance(sizes, tuple) or not _are_numbers(sizes):
+                raise SpecError(f"audit: {which}sizes must be numbers from 0 to {_LARGEST}")
+            if not isinstance(digests, tuple) or not _are_hashes(digests):
+                raise SpecError(f"audit: {which}digests must be of {_HEX} hexadecimal digits each")
+            if len(sizes) != len(digests):
+                raise SpecError(f"audit: {which}sizes and {which}digests must have one element for each message")
+        if len(self.sizes) != sum(count for _, _, count in self.blocks) or len(self.sizes) > MOST:
+            raise SpecError(f"audit: an entry has as many messages as its blocks, and at most {MOST}")
+        if self.passed_sizes and len(self.passed_sizes) != len(self.sizes):
+            raise SpecError("audit: what was passed instead must have one element for each message, or none")
 
-    def _body(self) -> str:
-        # Not `asdict`, which copies every field deeply: this is done twice for each message of a stage.
-        return _spelt({"version": _VERSION, **{key: getattr(self, key) for key in _ORDER}})
+        body = _spelt({"version": _VERSION, **{key: getattr(self, key) for key in _ORDER}})
+        hashed = hashlib.blake2b(body.encode(), digest_size=32).hexdigest()
+        object.__setattr__(self, "_hash", hashed)
+        object.__setattr__(self, "_line", f'{body[:-1]},"hash":"{hashed}"}}\n'.encode())
 
     @property
     def hash(self) -> str:
         """What the next entry carries as `previous`."""
-        return hashlib.blake2b(self._body().encode(), digest_size=32).hexdigest()
+        return self._hash
 
     def line(self) -> bytes:
         """The line, with its end."""
-        body = self._body()
-        hashed = hashlib.blake2b(body.encode(), digest_size=32).hexdigest()
-        return f'{body[:-1]},"hash":"{hashed}"}}\n'.encode()
+        return self._line
 
 
-_ORDER = tuple(item.name for item in fields(Entry))
+def _are_hashes(values: Sequence[Any]) -> bool:
+    whole = set(map(type, values)) <= {str} and set(map(len, values)) <= {_HEX}
+    return whole and _HASHES.fullmatch("".join(values)) is not None
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _LARGEST)
+
+
+_ORDER = tuple(item.name for item in fields(Entry) if item.init)
 _KEYS = frozenset(_ORDER)
 _spelt = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def decode(line: bytes) -> Entry:
@@ -114,7 +140,7 @@ def decode(line: bytes) -> Entry:
         hashed = found.pop("hash", None)
         if found.keys() != _KEYS:
             raise SpecError(f"its keys are not those of an entry: {sorted(found.keys() ^ _KEYS)[:3]}")
-        entry = Entry(**found)
+        entry = Entry(**{key: _frozen(value) for key, value in found.items()})
     except (ValueError, RecursionError) as error:  # SpecError, and all that JSON raises
         raise SpecError(str(error)[:200]) from error
     if hashed != entry.hash:
@@ -126,9 +152,13 @@ def decode(line: bytes) -> Entry:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What was found: `problems` are pairs of a line's number, from 1, and a text; `head` is the last entry's hash."""
+    """What was found: `entries`, and how many `messages` they are about.
+
+    `problems` are pairs of a line's number, from 1, and a text; `head` is the last entry's hash.
+    """
 
     entries: int = 0
+    messages: int = 0
     repeats: int = 0
     head: str | None = None
     head_found_at: int | None = None
@@ -167,6 +197,7 @@ def verify(lines: Iterable[bytes], *, head: str | None = None, repeats: bool = F
         if problem := _misplaced(entry, expected, previous):
             report.problems.append((count, problem))
         report.entries += 1
+        report.messages += len(entry.sizes) if entry.verdict != "repair" else 0
         report.head = entry.hash
         expected, previous = entry.number + 1, entry.hash
         if entry.hash == head:

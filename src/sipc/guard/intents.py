@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intents: what a stage is about to send, noted before it does, so that a kill at any moment repeats and loses nothing.
 
-Owns two files of the state directory, written in turn, and the reading of them.  An intent says of which block of
-which channel it is (or which message of a source), up to which of its records, what was said of each, what is passed
+Owns two files of the state directory, written in turn, and the reading of them.  An intent says of which messages it is
+(of a filter: of which batch in hand, `held.py`; of a source: of which message), what was said of each, what is passed
 on, and the number of each output's newest block before.  After a kill sending is redone, and nothing judged anew: the
 numbers of the outputs (`Sender.last_seq`) tell how much of it is sent already, and a filter that would say something
-else the second time is not asked.  So what is sent is always what was judged, also when a hostile sender changes its
-block between the two; then the digest of the block differs, and that is a violation.
+else the second time is not asked.  So what is sent is always what was judged.  What is passed on as it came lies in the
+batch, and not here a second time.
 
-A write that was cut has a wrong sum, and the intent before it counts; that one is always finished by then.  Nothing is
-synced: after a power failure there are no channels whose numbers could be compared (see `cursor.py`).
+A file is written from behind: first the content, then the header that makes it count.  A write that was cut has a wrong
+sum, and the intent before it counts; that one is always finished by then.  Nothing is synced: after a power failure
+there are no channels whose numbers could be compared (see `cursor.py`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from sipc.errors import SpecError
+from sipc.guard.held import Held
 from sipc.guard.storage import close_directory, doing
 from sipc.guard.verdicts import Code, Drop, Pass, Quarantine, Verdict
 from sipc.sender import Sender
 
 __all__ = ("Intent", "Intents", "Mark", "already_sent", "digest_of")
 
-_HEADER = struct.Struct("<8sQQII")  # magic, number, length of the rest, length of its description, crc32 of all
-_MAGIC = b"SIPCINT1"
+_HEADER = struct.Struct("<8sQQII")  # magic, number, length of the rest, length of its description, crc32 of that
+_MAGIC = b"SIPCINT2"
 _NAMES = ("intent.0", "intent.1")
+_AS_THEY_CAME = -1  # instead of a code; how many follows
+_PIECES = 1000  # in one call; IOV_MAX is 1024
 _ADVICE = "make room, or let this user write there; nothing of this was sent"
 
 
@@ -50,18 +55,21 @@ class Mark:
 class Intent:
     """What is about to be sent, and of what.
 
-    `channel`, `epoch`, `seq` name the block that it is about, and `digest` its content; `first` and `end` which of its
-    records.  Of a source `channel` is empty.  `over` are the ends of streams, (epoch, seq) by channel, that were passed
-    on: what comes after them is a new run of the guard.  With `ended` nothing is intended: all input of the run `run`
-    had ended, and was passed on.
+    Of a filter: `batch` is the batch in hand, `first` and `end` which of its messages, and `given` those themselves.
+    Of a source: `epoch` and `seq` name the message, and `digest` its content.  Of a sink: `channel`, `epoch` and `seq`
+    name the block in hand.  `over` are the ends of streams, (epoch, seq) by channel, that were passed on: what comes
+    after them is a new run of the guard.  With `ended` nothing is intended: all input of the run `run` had ended, and
+    was passed on.
     """
 
-    channel: str
-    epoch: int
-    seq: int
-    digest: str
+    channel: str = ""
+    epoch: int = 0
+    seq: int = 0
+    digest: str = ""
+    batch: int = 0
     first: int = 0
     end: int = 1
+    given: Sequence[bytes] = field(default=(), repr=False, compare=False)
     verdicts: tuple[Verdict, ...] = ()
     marks: Mapping[str, Mark] = field(default_factory=dict)
     over: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -78,13 +86,9 @@ class Intent:
         return [verdict.payload for verdict in self.verdicts if isinstance(verdict, Pass)]
 
 
-def digest_of(records: Sequence[bytes]) -> str:
-    """The name of a block's content."""
-    made = hashlib.blake2b(digest_size=32)
-    for record in records:
-        made.update(len(record).to_bytes(8, "little"))
-        made.update(record)
-    return made.hexdigest()
+def digest_of(message: bytes) -> str:
+    """The name of a message's content."""
+    return hashlib.sha256(message).hexdigest()
 
 
 def already_sent(sender: Sender, messages: Sequence[bytes], blocks: int) -> int:
@@ -105,8 +109,13 @@ def already_sent(sender: Sender, messages: Sequence[bytes], blocks: int) -> int:
 class Intents:
     """The newest intent of a stage, in a file."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open or make the files, and read what a predecessor intended last (`last`)."""
+    def __init__(self, directory: Path, held: Held | None = None) -> None:
+        """Open or make the files, and read what a predecessor intended last (`last`).
+
+        `held` has the messages of a filter's batches; of one that is not there any more everything was passed on, and
+        what was said of it is left out.
+        """
+        self._held = held
         self._paths = [directory / name for name in _NAMES]
         self._fds: list[int] = []
         self._number = 0
@@ -132,21 +141,50 @@ class Intents:
         if magic != _MAGIC or number <= self._number or length > os.fstat(fd).st_size:
             return
         rest = b"".join(_pieces(fd, _HEADER.size, length))
-        if len(rest) == length and _sum(number, described, rest) == crc:
-            self._number, self.last = number, _decoded(rest, described)
+        if len(rest) == length and _sum(number, length, rest[:described]) == crc:
+            self._number, self.last = number, self._decoded(rest, described)
+
+    def _decoded(self, rest: bytes, described: int) -> Intent:
+        try:
+            found = json.loads(rest[:described])
+            at = described
+            batch = self._held.batch(found["batch"]) if self._held is not None else None
+            given = batch.messages[found["first"] : found["end"]] if batch is not None else []
+            said = found["verdicts"] if given or not found["batch"] else []
+            verdicts: list[Verdict] = []
+            for code, what, *more in said:
+                if code == _AS_THEY_CAME:
+                    start = len(verdicts)
+                    verdicts += [Pass(given[number]) for number in range(start, start + what)]
+                elif code == Code.PASS:
+                    verdicts.append(Pass(rest[at : at + what]))
+                    at += what
+                else:
+                    verdicts.append(Drop(what) if code == Code.DROP else Quarantine(what, *more))
+            marks = {name: Mark(epoch=a, before=b, start=c) for name, (a, b, c) in found["marks"].items()}
+            over = {name: (epoch, seq) for name, (epoch, seq) in found["over"].items()}
+            return Intent(**{**found, "verdicts": tuple(verdicts), "marks": marks, "over": over, "given": given})
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise SpecError(
+                f"an intent with a right sum makes no sense ({error}): was it written by another release? Empty the "
+                "state directory; then what was in hand may come twice"
+            ) from error
 
     def write(self, intent: Intent) -> None:
         """Note an intent, before anything of it is done.  Raises `KernelError`; then nothing may be."""
         description = json.dumps(_encoded(intent), separators=(",", ":")).encode()
-        rest = b"".join((description, *intent.payloads))
+        payloads = [
+            verdict.payload
+            for verdict, given in _pairs(intent)
+            if isinstance(verdict, Pass) and verdict.payload is not given
+        ]
         number = self._number + 1
         which = number % len(self._fds)
-        header = _HEADER.pack(_MAGIC, number, len(rest), len(description), _sum(number, len(description), rest))
+        length = len(description) + sum(map(len, payloads))
         with doing("write", self._paths[which], _ADVICE):
-            left, at = memoryview(header + rest), 0
-            while left:
-                written = os.pwrite(self._fds[which], left, at)
-                left, at = left[written:], at + written
+            _write(self._fds[which], [description, *payloads], length)
+            header = _HEADER.pack(_MAGIC, number, length, len(description), _sum(number, length, description))
+            os.pwrite(self._fds[which], header, 0)
         self._number, self.last = number, intent
 
     def close(self) -> None:
@@ -156,9 +194,22 @@ class Intents:
         self._fds = []
 
 
-def _sum(number: int, described: int, rest: bytes) -> int:
+def _write(fd: int, pieces: list[bytes], length: int) -> None:
+    pieces = pieces if len(pieces) <= _PIECES else [b"".join(pieces)]
+    written = os.pwritev(fd, pieces, _HEADER.size)
+    if written < length:
+        rest = memoryview(b"".join(pieces))
+        while written < length:
+            written += os.pwrite(fd, rest[written:], _HEADER.size + written)
+
+
+def _sum(number: int, length: int, description: bytes) -> int:
     """Over the header's numbers too: with them alone written, the rest would be an older intent's, and pass for new."""
-    return zlib.crc32(rest, zlib.crc32(b"%d %d" % (number, described)))
+    return zlib.crc32(description, zlib.crc32(b"%d %d" % (number, length)))
+
+
+def _pairs(intent: Intent) -> Iterator[tuple[Verdict, bytes | None]]:
+    return zip_longest(intent.verdicts, intent.given[: len(intent.verdicts)])
 
 
 def _pieces(fd: int, start: int, length: int) -> Iterator[bytes]:
@@ -171,36 +222,28 @@ def _pieces(fd: int, start: int, length: int) -> Iterator[bytes]:
 def _encoded(intent: Intent) -> dict[str, Any]:
     return {
         "channel": intent.channel, "epoch": intent.epoch, "seq": intent.seq, "digest": intent.digest,
-        "first": intent.first, "end": intent.end, "verdicts": [_said(verdict) for verdict in intent.verdicts],
+        "batch": intent.batch, "first": intent.first, "end": intent.end,
+        "verdicts": _said(intent),
         "marks": {name: [mark.epoch, mark.before, mark.start] for name, mark in intent.marks.items()},
         "over": dict(intent.over), "ended": intent.ended, "run": intent.run,
     }  # fmt: skip
 
 
-def _said(verdict: Verdict) -> list[Any]:
-    if isinstance(verdict, Pass):
-        return [int(Code.PASS), len(verdict.payload)]
-    if isinstance(verdict, Drop):
-        return [int(Code.DROP), verdict.reason]
-    return [int(Code.QUARANTINE), verdict.reason, verdict.detail]
-
-
-def _decoded(rest: bytes, described: int) -> Intent:
-    try:
-        found = json.loads(rest[:described])
-        at = described
-        verdicts: list[Verdict] = []
-        for code, what, *more in found["verdicts"]:
-            if code == Code.PASS:
-                verdicts.append(Pass(rest[at : at + what]))
-                at += what
-            else:
-                verdicts.append(Drop(what) if code == Code.DROP else Quarantine(what, *more))
-        marks = {name: Mark(epoch=a, before=b, start=c) for name, (a, b, c) in found["marks"].items()}
-        over = {name: (epoch, seq) for name, (epoch, seq) in found["over"].items()}
-        return Intent(**{**found, "verdicts": tuple(verdicts), "marks": marks, "over": over})
-    except (ValueError, TypeError, KeyError) as error:
-        raise SpecError(
-            f"an intent with a right sum makes no sense ({error}): was it written by another release? Empty the "
-            "state directory; then what was in hand may come twice"
-        ) from error
+def _said(intent: Intent) -> list[list[Any]]:
+    """One element for each verdict, and one for all in a row that pass what came."""
+    said: list[list[Any]] = []
+    alike = 0
+    for verdict, given in _pairs(intent):
+        if type(verdict) is Pass and verdict.payload is given:
+            alike += 1
+            continue
+        if alike:
+            said.append([_AS_THEY_CAME, alike])
+            alike = 0
+        if isinstance(verdict, Pass):
+            said.append([int(Code.PASS), len(verdict.payload)])
+        elif isinstance(verdict, Drop):
+            said.append([int(Code.DROP), verdict.reason])
+        else:
+            said.append([int(Code.QUARANTINE), verdict.reason, verdict.detail])
+    return [*said, [_AS_THEY_CAME, alike]] if alike else said

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 
 from sipc.errors import SpecError
 from sipc.guard.area import SAME, TAG, Area
-from sipc.guard.batches import AREA_SIZE, Batches
+from sipc.guard.batches import AREA_SIZE, AS_IT_CAME, Batches
 from sipc.guard.filter_base import DEFAULT_OUTPUT, DEFAULT_TIMEOUT, WORDS, FilterBase
 from sipc.guard.framing import too_long
 from sipc.guard.process import Child, environment
@@ -138,8 +138,8 @@ class PythonFilter(FilterBase):
 
         They are held here until then.  Raises as `collect` does; then these messages were not submitted.
         """
-        for data in messages:
-            too_long(data, 0xFFFFFFFF - TAG)
+        if messages:
+            too_long(max(messages, key=len), 0xFFFFFFFF - TAG)
         try:
             self._messages += messages
             self._hand_over()
@@ -166,7 +166,7 @@ class PythonFilter(FilterBase):
                 self._hand_over()
                 self._go_on()
                 if most is not None:
-                    held += sum(len(one.payload) for one in self._verdicts[counted:] if isinstance(one, Pass))
+                    held += sum([len(one.payload) for one in self._verdicts[counted:] if type(one) is Pass])
                     counted = len(self._verdicts)
                 full = (most is not None and held >= most) or (until is not None and time.monotonic() >= until)
                 if full and self._verdicts:
@@ -228,6 +228,11 @@ class PythonFilter(FilterBase):
         """Make verdicts of the replies that are there; whether there were any, or the worker was killed for them."""
         replies = batches.replies()
         messages, verdicts, at = self._messages, self._verdicts, len(self._verdicts)
+        if batches.failure is None and replies.count(AS_IT_CAME) == len(replies):
+            came = messages[at : at + len(replies)]
+            if not came or len(max(came, key=len)) <= self.max_output:
+                verdicts += map(Pass, came)
+                return bool(replies)
         for data, (code, payload) in zip(messages[at : at + len(replies)], replies, strict=True):
             if code == SAME and len(data) <= self.max_output:
                 verdicts.append(Pass(data))

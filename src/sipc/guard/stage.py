@@ -33,11 +33,13 @@ from sipc.errors import (
 )
 from sipc.guard.area import TAG
 from sipc.guard.audit import Audit, FileLog
+from sipc.guard.filtering import FilterFailed, Filtering, Judged
 from sipc.guard.filters import CommandFilter, Filter, PersistentFilter, PythonFilter
+from sipc.guard.held import Held
 from sipc.guard.inputs import Inputs
 from sipc.guard.intents import Intents
 from sipc.guard.model import CommandFilter as CommandWork
-from sipc.guard.model import Guard, Medium, Stage
+from sipc.guard.model import Guard, Kind, Medium, Stage
 from sipc.guard.model import PythonFilter as PythonWork
 from sipc.guard.model import Sink as SinkWork
 from sipc.guard.model import Source as SourceWork
@@ -52,7 +54,7 @@ from sipc.guard.status import Counts, StageState, Status, count_start
 from sipc.guard.stopping import Stopped, Stopping
 from sipc.guard.storage import close_directory
 from sipc.guard.verdicts import MessageId
-from sipc.guard.work import FilterFailed, Judged, run_filter, run_sink, run_source
+from sipc.guard.work import run_filter, run_sink, run_source
 from sipc.receiver import Receiver
 from sipc.sender import Sender
 
@@ -163,7 +165,11 @@ class _Running:
         return code
 
     def _work(self, stack: ExitStack) -> None:
-        intents = Intents(self.places.state)
+        held = None
+        if self.stage.kind is Kind.FILTER:
+            held = Held(self.places.state)
+            stack.callback(held.close)
+        intents = Intents(self.places.state, held)
         stack.callback(intents.close)
         if self.run_name and intents.last is not None and intents.last.ended and intents.last.run == self.run_name:
             return  # killed after everything was done, before anybody was told
@@ -192,8 +198,11 @@ class _Running:
                 run=self.run_name,
             )
             return
+        if held is None:
+            raise TypeError(f"{self.stage.kind} is no kind of stage")
         judged = self._judged(stack, work, outputs.largest)
-        run_filter(self.receivers, inputs, judged, outputs, intents, self.stop, run=self.run_name)
+        filtering = Filtering(self.receivers, inputs, judged, outputs, held, intents, self.stop, self.report)
+        run_filter(self.receivers, inputs, filtering, outputs, intents, self.stop, run=self.run_name)
 
     def _open_ends(self, stack: ExitStack) -> Outputs:
         policy = _policy(self.stage)
@@ -216,11 +225,8 @@ class _Running:
     def _judged(self, stack: ExitStack, work: PythonWork | CommandWork, largest: int) -> Judged:
         log = FileLog(self.places.state / AUDIT, sync=False)
         stack.callback(log.close)
-        entry = log.last_of(("pass", "drop", "quarantine"))
+        audited = log.last_of(("pass", "drop", "quarantine"))
         self.audit = Audit(log, stage=self.stage.name)
-        audited = None
-        if entry is not None:
-            audited = MessageId(epoch=int(entry.epoch, 16), seq=entry.seq, record=entry.record), entry.channel
         store = None
         if self.stage.quarantine is not None:
             where = self.stage.quarantine

@@ -24,6 +24,7 @@ from typing import Any
 from sipc.errors import SipcError, SpecError
 from sipc.guard.channels import Channels
 from sipc.guard.foreground import Interrupts, Strays, lines_of
+from sipc.guard.held import blocks_in_hand
 from sipc.guard.launch import Account, Running, judged, stage_command, start
 from sipc.guard.model import Guard, Kind, Stage
 from sipc.guard.places import Places
@@ -295,7 +296,7 @@ class Supervisor:
         mine = [(which, channel) for which, channel in channels if channel.receiver == name]
         return all(self.slots[channel.sender].over for _, channel in mine) and not any(
             self._left(which) for which, _ in mine
-        )
+        ) and not self._in_hand(slot)
 
     def _left(self, name: str) -> int:
         """How many blocks a channel has that are not finished; -1 when nobody can tell, which is not none."""
@@ -304,6 +305,13 @@ class Supervisor:
             return self.channels.left(name, cursor_of(place, name))
         except SipcError:
             return -1
+
+    def _in_hand(self, slot: Slot) -> int:
+        """How many blocks a filter has taken and not passed on; 1 when nobody can tell."""
+        try:
+            return blocks_in_hand(slot.place.state) if slot.stage.kind is Kind.FILTER else 0
+        except OSError:
+            return 1
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -328,6 +336,7 @@ class Supervisor:
         """
         self._clear_strays()
         left = {name: count for name in self.guard.channels if (count := self._left(name))}
+        left |= {name: count for name, slot in self.slots.items() if (count := self._in_hand(slot))}
         unfinished = any(slot.code is not None and is_unfinished(slot.stage, slot.code) for slot in self.slots.values())
         in_doubt = unfinished and any(map(self._used, self.guard.channels))
         if self.settings.keep or left or in_doubt:

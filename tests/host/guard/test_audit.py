@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -19,16 +20,12 @@ from sipc.cli.exits import Exit
 from sipc.cli.guard_audit import audit as command
 from sipc.errors import AuditError, Busy, Closed, KernelError, SpecError
 from sipc.guard.audit import Audit, FileLog, JournalLog
-from sipc.guard.chain import GENESIS, decode, read_lines, verify
-from sipc.guard.verdicts import Code, MessageId
+from sipc.guard.chain import GENESIS, MOST, decode, read_lines, verify
+from sipc.guard.verdicts import Code
 
 pytestmark = pytest.mark.host
 
 SECRET = b"secret-payload-7f3a"
-
-
-def identity(seq: int) -> MessageId:
-    return MessageId(epoch=0xABCD, seq=seq)
 
 
 def opened(path: Path) -> Audit:
@@ -36,7 +33,14 @@ def opened(path: Path) -> Audit:
 
 
 def record(log: Audit, seq: int, **more: Any) -> None:
-    log.record(SECRET, identity(seq), channel="raw", **{"verdict": Code.DROP, "reason": "filter", **more})
+    given = {"channel": "raw", "epoch": 0xABCD, "verdict": Code.DROP, "reason": "filter", **more}
+    log.record([SECRET], [(seq, 0, 1)], **given)
+
+
+def seq_of(entry: dict[str, Any]) -> int:
+    ((seq, _, _),) = entry["blocks"]
+    assert isinstance(seq, int)
+    return seq
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
@@ -53,35 +57,55 @@ def test_a_log_says_what_became_of_each_message(folder: Path) -> None:
     path = folder / "log"
     with opened(path) as log:
         assert log.head == GENESIS
-        record(log, 1, verdict=Code.PASS, reason="", passed=b"clean")
+        record(log, 1, verdict=Code.PASS, reason="", passed=[b"clean"])
         record(log, 2)
         head = log.head
     with opened(path) as log:
         assert log.head == head
         record(log, 3, verdict=Code.QUARANTINE, reason="type")
     found = entries(path)
-    assert [(e["number"], e["seq"], e["verdict"], e["reason"]) for e in found] == [
+    assert [(e["number"], seq_of(e), e["verdict"], e["reason"]) for e in found] == [
         (1, 1, "pass", ""), (2, 2, "drop", "filter"), (3, 3, "quarantine", "type"),
     ]  # fmt: skip
-    assert {(e["stage"], e["channel"], e["epoch"], e["size"]) for e in found} == {
+    assert {(e["stage"], e["channel"], e["epoch"], *e["sizes"]) for e in found} == {
         ("scrub", "raw", "000000000000abcd", len(SECRET))
     }
-    assert [e["passed_size"] for e in found] == [5, None, None]
+    assert [e["passed_sizes"] for e in found] == [[5], [], []]
     assert [e["previous"] for e in found] == [GENESIS, found[0]["hash"], found[1]["hash"]]
     assert right(path)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_messages_that_fare_alike_are_one_entry_up_to_a_limit(folder: Path) -> None:
+    """Of one block or many; each message with its own digest, the first and the last too."""
+    path = folder / "log"
+    messages = [b"%d" % number for number in range(2 * MOST + 3)]
+    blocks = [(7, 2, 1), (8, 0, MOST), (9, 0, 1), (10, 5, len(messages) - MOST - 2)]
+    with opened(path) as log:
+        log.record(messages, blocks, channel="raw", epoch=1, verdict=Code.PASS, passed=messages[::-1])
+        log.record(messages[:2], [(11, 0, 2)], channel="raw", epoch=1, verdict=Code.PASS)
+    first, second, third, fourth = found = entries(path)
+    assert [len(entry["sizes"]) for entry in found] == [MOST, MOST, 3, 2]
+    assert first["blocks"] == [[7, 2, 1], [8, 0, MOST - 1]]
+    assert second["blocks"] == [[8, MOST - 1, 1], [9, 0, 1], [10, 5, MOST - 2]]
+    assert third["blocks"] == [[10, 5 + MOST - 2, 3]]
+    digests = [hashlib.sha256(message).hexdigest() for message in messages]
+    assert [*first["digests"], *second["digests"], *third["digests"]] == digests
+    assert [*first["passed_digests"], *second["passed_digests"], *third["passed_digests"]] == digests[::-1]
+    assert (fourth["digests"], fourth["passed_digests"]) == (digests[:2], [])
+    assert right(path)
 
 
 def test_no_byte_of_a_message_is_in_the_log(folder: Path) -> None:
     """Nor can one be put there by a reason or a name: the entry is refused, and the log goes on."""
     path = folder / "log"
     with opened(path) as log:
-        record(log, 1, verdict=Code.PASS, reason="", passed=SECRET)
+        record(log, 1, verdict=Code.PASS, reason="", passed=[SECRET])
         for more in ({"reason": "two words"}, {"reason": f"{SECRET.decode()}\n"}, {"reason": "x" * 41}):
             with pytest.raises(SpecError, match="audit: reason"):
                 record(log, 2, **more)
         with pytest.raises(SpecError, match="audit: channel"):
-            log.record(SECRET, identity(2), channel="Raw\n", verdict=Code.DROP)
+            record(log, 2, channel="Raw\n")
         record(log, 3)
     assert SECRET not in path.read_bytes()
     assert len(entries(path)) == 2
@@ -103,7 +127,7 @@ def test_a_torn_line_is_kept_cut_off_and_said(before: int, folder: Path) -> None
             record(log, 7)
         found = entries(path)
         repair = found[before]
-        assert (repair["verdict"], repair["reason"], repair["size"]) == ("repair", "torn-line", end - start)
+        assert (repair["verdict"], repair["reason"], repair["sizes"]) == ("repair", "torn-line", [end - start])
         assert len(found) == before + 2
         assert right(path)
         torn = folder / f"log.torn-{before + 1}"
@@ -124,7 +148,7 @@ def test_zeros_where_a_line_was_going_to_be_are_a_torn_line(folder: Path) -> Non
     assert right(path)
 
 
-@pytest.mark.parametrize("end", [b"note", b"x" * 5000, b'{"version":2,"number":1', b"\n", b"line\n", b"{}\n"])
+@pytest.mark.parametrize("end", [b"note", b"x" * 200_000, b'{"version":3,"number":1', b"\n", b"line\n", b"{}\n"])
 def test_what_is_no_log_is_left_alone(end: bytes, folder: Path) -> None:
     """Somebody's file, or a log that was edited: refused, and not a byte of it changed."""
     path = folder / "log"
@@ -171,7 +195,7 @@ def test_a_killed_stage_leaves_a_log_that_goes_on(faults: Faults, folder: Path) 
         if not whole:
             stage()
         assert right(path)
-        assert [(e["verdict"], e["seq"]) for e in entries(path)] == [("drop", 1), ("repair", 0), ("drop", 3)]
+        assert [(e["verdict"], seq_of(e)) for e in entries(path)] == [("drop", 1), ("repair", 0), ("drop", 3)]
         assert (folder / "log.torn-2").read_bytes() == torn.splitlines(keepends=True)[1]
         fresh()
 
@@ -191,13 +215,13 @@ def test_a_failing_disk_is_told_and_the_log_stays_right(code: int, faults: Fault
         return 0
 
     def check(well: bool) -> None:
-        before = [e["seq"] for e in entries(path) if e["verdict"] == "drop"] if path.exists() else []
+        before = [seq_of(e) for e in entries(path) if e["verdict"] == "drop"] if path.exists() else []
         if well:
             assert before == [1, 2]
         with Audit(FileLog(path), stage="scrub") as log:
             record(log, 3)
         assert right(path)
-        assert [e["seq"] for e in entries(path)] == [*before, 3]
+        assert [seq_of(e) for e in entries(path)] == [*before, 3]
         path.unlink()
 
     with_every_failure(faults, stage, check, code)
@@ -236,7 +260,7 @@ def test_a_message_that_comes_again_after_a_restart_is_one_entry(folder: Path) -
         record(log, 1)
     with opened(path) as log:
         record(log, 1, reason="timeout")
-    assert [(e["seq"], e["reason"]) for e in entries(path)] == [(1, "filter"), (1, "filter"), (1, "timeout")]
+    assert [(seq_of(e), e["reason"]) for e in entries(path)] == [(1, "filter"), (1, "filter"), (1, "timeout")]
 
 
 def test_a_log_is_one_process_alones_and_private(folder: Path) -> None:
@@ -290,7 +314,7 @@ def test_the_journal_gets_a_chain_that_verifies(folder: Path, tmp_path: Path) ->
     for seq in (1, 2):
         with Audit(JournalLog(folder / "last", address=tmp_path / "socket"), stage="scrub") as log:
             record(log, seq)
-            record(log, seq + 10, verdict=Code.PASS, reason="", passed=b"x")
+            record(log, seq + 10, verdict=Code.PASS, reason="", passed=[b"x"])
     found = journal.messages()
     journal.socket.close()
     assert [(m["PRIORITY"], m["SYSLOG_IDENTIFIER"], m["SIPC_AUDIT"]) for m in found] == [
@@ -319,7 +343,7 @@ def test_a_killed_stage_leaves_no_gap_in_the_journal(faults: Faults, folder: Pat
         lines = [m["MESSAGE"].encode() + b"\n" for m in journal.messages()]
         report = verify(lines, repeats=True)
         assert report.ok, report.problems
-        assert {decode(line).seq for line in lines} == {1, 2}
+        assert {decode(line).blocks[0][0] for line in lines} == {1, 2}
         for name in os.listdir(folder):
             (folder / name).unlink()
 
@@ -339,7 +363,7 @@ def test_without_a_journal_the_stage_is_told_and_the_line_is_kept(folder: Path, 
         record(log, 1)  # the message comes again
     lines = [m["MESSAGE"].encode() + b"\n" for m in journal.messages()]
     journal.socket.close()
-    assert [decode(line).seq for line in lines] == [1]
+    assert [decode(line).blocks[0][0] for line in lines] == [1]
 
 
 # -- the command
@@ -359,7 +383,7 @@ def test_the_command_says_yes_or_no_and_where(folder: Path, capsys: pytest.Captu
             record(log, seq)
         head = log.head
     assert run(path) == Exit.OK
-    assert f"4 entries, each bound to the one before; head {head}\nnot proven:" in capsys.readouterr().out
+    assert f"4 messages in 4 entries, each bound to the one before; head {head}\nnot proven:" in capsys.readouterr().out
     assert run(path, "--head", head) == Exit.OK
     assert capsys.readouterr().out.endswith("the noted head is entry 4 of 4\n")
     lines = path.read_bytes().splitlines(keepends=True)
@@ -369,7 +393,7 @@ def test_the_command_says_yes_or_no_and_where(folder: Path, capsys: pytest.Captu
     path.write_bytes(b"".join(lines[:2]))
     assert run(path, "--head", head, "--json") == Exit.NO
     document = json.loads(capsys.readouterr().out)
-    assert (document["version"], document["ok"], document["entries"]) == (1, False, 2)
+    assert [document[key] for key in ("version", "ok", "entries", "messages")] == [1, False, 2, 2]
     assert document["problems"] == [
         {"line": 2, "problem": f"no entry has the hash {head}: the end of the log was cut off, or rewritten"}
     ]

@@ -16,6 +16,7 @@ import sysv_ipc
 from tests.host.guard.test_run import channels
 from tests.support.foreground import LONGEST, Run, guard_file
 
+from sipc.guard.held import blocks_in_hand
 from sipc.registry import Registry
 
 pytestmark = pytest.mark.host
@@ -104,6 +105,43 @@ def test_kills_of_the_supervisor_lose_and_repeat_nothing(folder: Path, registry:
             with suppress(AssertionError):
                 run.until("channels-kept")  # or the end of its words
     load.finish(file, registry)
+
+
+def test_what_a_filter_has_in_hand_keeps_the_channels_and_comes_in_the_next_run(folder: Path, registry: Path) -> None:
+    """Told to end with blocks that are finished towards their sender and not judged: they are not lost, nor twice."""
+    stages = """
+[stage.a]
+source = {{ directory = "{folder}/in" }}
+[stage.f]
+filter = {{ command = ["/bin/sh", "-c", "test -e {folder}/go || sleep 1; cat"] }}
+[stage.b]
+sink = {{ directory = "{folder}/out" }}
+[channel.raw]
+from = "a"
+to = "f"
+slot_size = 4096
+[channel.clean]
+from = "f"
+to = "b"
+slot_size = 4096
+"""
+    load = Load(folder, 1)
+    file = guard_file(folder, stages=stages)
+    load.feed(12)
+    state = folder / "state" / "g" / "f" / "state"
+    with Run(file, registry=registry, command=None, grace=0.0) as run:
+        run.until("started", stage="a")
+        until = time.monotonic() + LONGEST
+        while not (state.is_dir() and blocks_in_hand(state) > 1):
+            assert time.monotonic() < until
+            time.sleep(0.02)  # the file is the stage's: nothing tells when it is as it should be
+        assert run.stop() == 130
+    kept = run.events[-1]
+    assert kept["event"] == "channels-kept"
+    assert kept["left"]["f"] == blocks_in_hand(state) > 0
+    (folder / "go").touch()
+    load.finish(file, registry)
+    assert blocks_in_hand(state) == 0
 
 
 def test_a_guard_of_files_ends_by_itself(folder: Path, registry: Path) -> None:

@@ -33,7 +33,7 @@ def test_who_is_accused_stands_in_the_last_entry(folder: Path) -> None:
     audit = Audit(log, stage="f")
     audit.violation(identity, channel="g.one", reason="magic")
     assert accused(place) == "g.one"
-    audit.record(b"x", identity, channel="g.two", verdict=Code.DROP, reason="no")
+    audit.record([b"x"], [(1, 0, 1)], channel="g.two", epoch=1, verdict=Code.DROP, reason="no")
     assert accused(place) == ""
     audit.violation(identity, channel="g.two", reason="magic")
     log.close()

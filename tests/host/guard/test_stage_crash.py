@@ -14,7 +14,7 @@ from tests.support.channels import Child
 from tests.support.stages import Built, build, forked, put, visible, wait_for_files
 
 import sipc
-from sipc.guard import work
+from sipc.guard import filtering
 from sipc.guard.chain import read_lines, verify
 
 pytestmark = pytest.mark.host
@@ -94,7 +94,7 @@ def check(built: Built, expected: list[bytes], sent: int) -> None:
     with (built.place("scrub") / "state" / "audit.jsonl").open("rb") as file:
         assert verify(read_lines(file)).ok
     entries = [entry for entry in built.audit("scrub") if entry["verdict"] != "repair"]
-    assert [entry["size"] for entry in entries] == [len(message(n)) for n in range(1, sent + 1)]
+    assert [size for entry in entries for size in entry["sizes"]] == [len(message(n)) for n in range(1, sent + 1)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -187,7 +187,7 @@ def test_many_inputs_and_outputs_are_exactly_once_each(
             assert [data for data in came if data.startswith(start)] == streams[start]
     entries = [entry for entry in built.audit("f") if entry["verdict"] != "repair"]
     for channel in ("g.first", "g.second"):
-        sizes = [entry["size"] for entry in entries if entry["channel"] == channel]
+        sizes = [size for entry in entries if entry["channel"] == channel for size in entry["sizes"]]
         assert sizes == [1 + len(message(n)) for n in range(1, sent + 1)]
 
 
@@ -197,7 +197,7 @@ def test_records_of_one_block_are_exactly_once_each(
 ) -> None:
     """Blocks of many records, judged and passed on in parts, some larger than a slot of the output."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(work, "_PART_RECORDS", 7)  # for the forked stages; else each block would be one part
+    monkeypatch.setattr(filtering, "_PART_RECORDS", 7)  # for the forked stages; else each block would be one part
     print(f"seed {seed}")
     chance = random.Random(seed)
     built = three_stages(folder, registry, raw_slot=65536)

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipc.errors import SpecError
-from sipc.guard.chain import GENESIS, MAX_LINE, PREFIX, Entry, decode, read_lines, verify
+from sipc.guard.chain import GENESIS, MAX_LINE, MOST, PREFIX, Entry, decode, read_lines, verify
 
 BASE = Entry(
-    number=1, time="2026-01-02T03:04:05.000006Z", stage="scrub", channel="raw", epoch="00000000000000aa", seq=1,
-    record=0, verdict="quarantine", reason="type", size=3, digest="0" * 64,
+    number=1, time="2026-01-02T03:04:05.000006Z", stage="scrub", channel="raw", epoch="00000000000000aa",
+    blocks=((1, 0, 1),), verdict="quarantine", reason="type", sizes=(3,), digests=("0" * 64,),
 )  # fmt: skip
 
 
@@ -25,7 +25,9 @@ def log_of(count: int, start: int = 1, previous: str = GENESIS, reason: str = "t
     """A right log, from any place on."""
     lines = []
     for number in range(start, start + count):
-        entry = dataclasses.replace(BASE, number=number, seq=number * 3, previous=previous, reason=reason)
+        entry = dataclasses.replace(
+            BASE, number=number, blocks=((number * 3, 0, 1),), previous=previous, reason=reason
+        )
         previous = entry.hash
         lines.append(entry.line())
     return lines
@@ -142,7 +144,7 @@ def test_garbage_is_a_problem_of_its_line_and_no_exception(data: bytes) -> None:
 
 def test_a_line_without_end_does_not_fill_the_memory() -> None:
     """It comes in pieces, none of which is an entry."""
-    lines = list(read_lines(io.BytesIO(b"x" * 100_000)))
+    lines = list(read_lines(io.BytesIO(b"x" * 400_000)))
     assert max(map(len, lines)) == MAX_LINE + 1
     assert len(verify(lines).problems) == len(lines)
     assert not verify([b"[" * 4000 + b"\n"]).ok
@@ -150,9 +152,14 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
 
 HOSTILE: list[dict[str, Any]] = [
     {"reason": "payload bytes"}, {"reason": "x" * 41}, {"verdict": "perhaps"}, {"channel": "UPPER"}, {"channel": "a\n"},
-    {"stage": ""}, {"time": "now"}, {"digest": "00"}, {"number": -1}, {"number": True}, {"size": 1 << 64},
-    {"epoch": 7}, {"passed_size": 1}, {"passed_digest": "0" * 64}, {"passed_size": -1, "passed_digest": "0" * 64},
-    {"passed_size": 1, "passed_digest": "secret"}, {"previous": None},
+    {"stage": ""}, {"time": "now"}, {"digests": ("00",)}, {"number": -1}, {"number": True}, {"sizes": (1 << 64,)},
+    {"epoch": 7}, {"passed_sizes": (1,)}, {"passed_digests": ("0" * 64,)}, {"previous": None}, {"digests": "0" * 64},
+    {"passed_sizes": (-1,), "passed_digests": ("0" * 64,)}, {"passed_sizes": (1,), "passed_digests": ("secret",)},
+    {"passed_sizes": (1, 2), "passed_digests": ("0" * 64,) * 2}, {"digests": (b"0" * 64,)}, {"digests": ("0" * 63,)},
+    {"digests": ("0" * 63 + "\n",)}, {"sizes": (True,)}, {"sizes": [3]}, {"sizes": ()}, {"digests": ()},
+    {"blocks": ()}, {"blocks": ((1, 0, 2),)}, {"blocks": ((1, 0),)}, {"blocks": ((1, 0, "1"),)},
+    {"blocks": ([1, 0, 1],)}, {"blocks": ((-1, 0, 1),)}, {"blocks": ((1, 0, 1),) * (MOST + 1)}, {"blocks": "secret"},
+    {"blocks": ((1, 0, MOST + 1),), "sizes": (1,) * (MOST + 1), "digests": ("0" * 64,) * (MOST + 1)},
 ]  # fmt: skip
 
 
@@ -164,11 +171,12 @@ def test_an_entry_has_no_room_for_a_payload(change: dict[str, Any]) -> None:
 
 
 def test_the_longest_entry_is_far_shorter_than_a_line_may_be() -> None:
-    """So a torn line is found in the last few kilobytes of a file; and lines begin as the reader expects."""
+    """So a torn line is found at the end of a file; and lines begin as the reader expects."""
     most = (1 << 64) - 1
     entry = dataclasses.replace(
-        BASE, number=most, seq=most, record=most, size=most, passed_size=most, passed_digest="f" * 64,
-        stage="s" * 64, channel="c" * 64, reason="r" * 40,
+        BASE, number=most, blocks=((most, most, 1),) * MOST, sizes=(most,) * MOST, digests=("f" * 64,) * MOST,
+        passed_sizes=(most,) * MOST, passed_digests=("f" * 64,) * MOST, stage="s" * 64, channel="c" * 64,
+        reason="r" * 40,
     )  # fmt: skip
     assert len(entry.line()) * 2 < MAX_LINE
     assert entry.line().startswith(PREFIX)
@@ -181,7 +189,7 @@ def test_another_spelling_of_an_entry_is_none(change: str) -> None:
     line = BASE.line()
     found = json.loads(line)
     if change == "version":
-        found["version"] = 2
+        found["version"] = 3
     elif change == "hash":
         found["hash"] = "0" * 64
     elif change == "extra":
@@ -190,7 +198,7 @@ def test_another_spelling_of_an_entry_is_none(change: str) -> None:
         found = dict(reversed(found.items()))
     text = json.dumps(found, separators=(", ", ": ") if change == "spaces" else (",", ":"))
     if change == "double":
-        text = '{"version":1,' + text[1:]
+        text = '{"version":2,' + text[1:]
     with pytest.raises(SpecError):
         decode(text.encode() + b"\n")
 
