@@ -53,6 +53,10 @@ class Log(Protocol):
         """Bring to disk what was appended."""
         ...
 
+    def last_of(self, verdicts: Collection[str]) -> Entry | None:
+        """The newest entry with one of these verdicts, among the last that there are."""
+        ...
+
     def close(self) -> None:
         """Close it."""
         ...
@@ -163,12 +167,15 @@ class FileLog:
 class JournalLog:
     """Entries as messages to journald, by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-    `journalctl -o cat SIPC_AUDIT=STAGE | sipc guard audit verify --journal -` verifies them.
+    `journalctl --all -o cat SIPC_GUARD=GUARD SIPC_AUDIT=STAGE | sipc guard audit verify --journal -` verifies them.
     """
 
-    def __init__(self, state: str | os.PathLike[str], *, address: str | os.PathLike[str] = JOURNAL) -> None:
+    def __init__(
+        self, state: str | os.PathLike[str], *, guard: str = "", address: str | os.PathLike[str] = JOURNAL
+    ) -> None:
         """Open; `state` is a file in a directory of this user's own, for the last line, which is sent again."""
         self.path = Path(state)
+        self._guard = guard
         self._address = os.fspath(address)
         self.tail: bytes | None = None
         self.torn = b""
@@ -208,11 +215,16 @@ class JournalLog:
     def sync(self) -> None:
         """Nothing: the line is kept before it is sent."""
 
+    def last_of(self, verdicts: Collection[str]) -> Entry | None:
+        """The newest entry when this was opened, if it has one of these verdicts."""
+        entry = _entry_of(self.tail, self.path)
+        return entry if entry is not None and entry.verdict in verdicts else None
+
     def _send(self, peer: socket.socket, entry: Entry) -> None:
         priority = _INFO if entry.verdict == "pass" else _NOTICE
         fields = (
             b"MESSAGE=" + entry.line().rstrip(b"\n"), f"PRIORITY={priority}".encode(),
-            b"SYSLOG_IDENTIFIER=sipc-guard", f"SIPC_AUDIT={entry.stage}".encode(),
+            b"SYSLOG_IDENTIFIER=sipc-guard", f"SIPC_GUARD={self._guard}".encode(), f"SIPC_AUDIT={entry.stage}".encode(),
         )  # fmt: skip
         with doing(
             "sendto", self._address, "journald must be running; the line is kept, and sent when this opens again"

@@ -18,6 +18,7 @@ from sipc import definitions
 from sipc.errors import SpecError
 from sipc.guard.lines import find_lines
 from sipc.guard.model import (
+    AuditPlace,
     CommandFilter,
     Guard,
     GuardChannel,
@@ -62,7 +63,7 @@ _LONGEST_TEXT = 1 << 20
 _SOCKET_PATH = 107  # sun_path of unix(7), less its NUL
 _LARGEST_SIZE = (1 << 63) - 1  # as spec.py has it for max_message
 _TOP = ("version", "guard", "stage", "channel")
-_GUARD = ("name", "on_violation", "on_quarantine_full", "enforcement", "require")
+_GUARD = ("name", "on_violation", "on_quarantine_full", "audit", "enforcement", "require")
 _STAGE = ("user", "group", "type", "source", "filter", "sink", "quarantine")
 _CHANNEL = ("from", "to", "slots", "depth", "slot_size", "max_message", "backend", "transport", "checksum",
             "enforcement", "type")  # fmt: skip
@@ -140,7 +141,7 @@ class _Reader:
         table = self.top.table("guard", '{ name = "NAME" }')
         if "guard" not in self.top.values:
             self.top.problem("guard", "is missing", 'add a table [guard] with name = "NAME"')
-        head = self.head(table) if table is not None else (None, None)
+        head = self.head(table) if table is not None else (None, None, None)
         self.given = dict(self.named("stage"))
         for name, stage in self.given.items():
             self.stage(name, stage)
@@ -149,15 +150,22 @@ class _Reader:
         self.users()
         if table is not None:
             self.requirements(table)
+            sealed = [name for name, one in self.channels.items() if one.spec.enforcement is Enforcement.SELINUX]
+            if head[-1] is AuditPlace.JOURNAL and sealed:
+                table.problem(
+                    "audit", f"'journal' takes a socket, which the policy denies to the ends of channel {sealed[0]}",
+                    'write audit = "file"',
+                )  # fmt: skip
         check_structure(self.file, self.kinds, self.edges, self.require, self.places(), complete=self.complete)
         if self.file.problems or self.name is None:
             return None
-        on_violation, on_quarantine_full = head
+        on_violation, on_quarantine_full, audit = head
         return Guard(
             source=self.file.source,
             name=self.name,
             on_violation=on_violation or OnViolation.STOP_GUARD,
             on_quarantine_full=on_quarantine_full or OnQuarantineFull.STOP_STAGE,
+            audit=audit or AuditPlace.FILE,
             enforcement=self.enforcement,
             require=tuple(requirement for _, requirement in self.require),
             stages=self.stages,
@@ -165,7 +173,7 @@ class _Reader:
             lines=self.file.lines,
         )
 
-    def head(self, table: Table) -> tuple[OnViolation | None, OnQuarantineFull | None]:
+    def head(self, table: Table) -> tuple[OnViolation | None, OnQuarantineFull | None, AuditPlace | None]:
         """The table [guard], but for the requirements, which need the stages."""
         table.only(_GUARD)
         self.enforcement = table.choice("enforcement", Enforcement) or self.enforcement
@@ -176,7 +184,10 @@ class _Reader:
             table.problem("name", *_wrong_name(name, 32))
         else:
             self.name = name
-        return table.choice("on_violation", OnViolation), table.choice("on_quarantine_full", OnQuarantineFull)
+        return (
+            table.choice("on_violation", OnViolation), table.choice("on_quarantine_full", OnQuarantineFull),
+            table.choice("audit", AuditPlace),
+        )  # fmt: skip
 
     def named(self, key: str) -> list[tuple[str, Table]]:
         """The tables [key.NAME]."""

@@ -16,6 +16,7 @@ from sipc.guard.requirements import Edge, Requirement
 from sipc.spec import ChannelSpec, Enforcement
 
 __all__ = (
+    "AuditPlace",
     "CommandFilter",
     "Guard",
     "GuardChannel",
@@ -64,6 +65,13 @@ class OnQuarantineFull(StrEnum):
 
     STOP_STAGE = "stop-stage"
     STOP_GUARD = "stop-guard"
+
+
+class AuditPlace(StrEnum):
+    """Where stages log what became of messages."""
+
+    FILE = "file"
+    JOURNAL = "journal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +153,7 @@ class Guard:
     name: str
     on_violation: OnViolation
     on_quarantine_full: OnQuarantineFull
+    audit: AuditPlace
     enforcement: Enforcement
     require: tuple[Requirement, ...]
     stages: Mapping[str, Stage]

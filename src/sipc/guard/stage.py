@@ -32,14 +32,14 @@ from sipc.errors import (
     Timeout,
 )
 from sipc.guard.area import TAG
-from sipc.guard.audit import Audit, FileLog
+from sipc.guard.audit import Audit, FileLog, JournalLog, Log
 from sipc.guard.filtering import FilterFailed, Filtering, Judged
 from sipc.guard.filters import CommandFilter, Filter, PersistentFilter, PythonFilter
 from sipc.guard.held import Held
 from sipc.guard.inputs import Inputs
 from sipc.guard.intents import Intents
+from sipc.guard.model import AuditPlace, Guard, Kind, Medium, Stage
 from sipc.guard.model import CommandFilter as CommandWork
-from sipc.guard.model import Guard, Kind, Medium, Stage
 from sipc.guard.model import PythonFilter as PythonWork
 from sipc.guard.model import Sink as SinkWork
 from sipc.guard.model import Source as SourceWork
@@ -52,7 +52,7 @@ from sipc.guard.sockets import SocketSink, SocketSource
 from sipc.guard.sources import DirectorySource, FileSource, Source, StreamSource
 from sipc.guard.status import Counts, StageState, Status, count_start
 from sipc.guard.stopping import Stopped, Stopping
-from sipc.guard.storage import close_directory
+from sipc.guard.storage import close_directory, doing
 from sipc.guard.verdicts import MessageId
 from sipc.guard.work import run_filter, run_sink, run_source
 from sipc.receiver import Receiver
@@ -61,7 +61,8 @@ from sipc.sender import Sender
 __all__ = ("StageExit", "run_stage")
 
 _APPEAR = 30.0  # seconds until a channel that its helper has not made counts as not there
-AUDIT = "audit.jsonl"
+AUDIT = "audit.jsonl"  # in the state directory
+LAST = "journal/last"  # likewise, of a log that is the journal's
 MAX_OUTPUT = 0xFFFFFFFF - TAG  # what an answer frame can hold
 
 
@@ -223,7 +224,7 @@ class _Running:
         return outputs
 
     def _judged(self, stack: ExitStack, work: PythonWork | CommandWork, largest: int) -> Judged:
-        log = FileLog(self.places.state / AUDIT, sync=False)
+        log = self._log(sync=False)
         stack.callback(log.close)
         audited = log.last_of(("pass", "drop", "quarantine"))
         self.audit = Audit(log, stage=self.stage.name)
@@ -242,9 +243,17 @@ class _Running:
         stack.callback(made.close)
         return Judged(made, self.audit, store, self.status, self.names, audited)
 
+    def _log(self, *, sync: bool) -> Log:
+        if self.guard.audit is AuditPlace.FILE:
+            return FileLog(self.places.state / AUDIT, sync=sync)
+        last = self.places.state / LAST
+        with doing("mkdir", last.parent, "make room, or let this user write there"), suppress(FileExistsError):
+            last.parent.mkdir(0o700)
+        return JournalLog(last, guard=self.guard.name)
+
     def _log_violation(self, stack: ExitStack, error: RemoteProtocolError) -> None:
         if self.audit is None:
-            log = FileLog(self.places.state / AUDIT)
+            log = self._log(sync=True)
             stack.callback(log.close)
             self.audit = Audit(log, stage=self.stage.name)
         name = next((name for name, end in self.receivers.items() if end.violated), next(iter(self.counts)))

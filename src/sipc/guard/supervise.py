@@ -243,7 +243,7 @@ class Supervisor:
     def _stop_senders(self, offended: Slot) -> None:
         """Who sends on the channel is the offender; where the stage can not say which channel, all who send to it."""
         coming = {name: one for name, one in self.guard.channels.items() if one.receiver == offended.stage.name}
-        named = {one.spec.name: name for name, one in coming.items()}.get(accused(offended.place))
+        named = {one.spec.name: name for name, one in coming.items()}.get(accused(offended.place, self.guard.audit))
         for name in coming if named is None else (named,):
             sender = self.slots[coming[name].sender]
             sender.restart_at = None

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from sipc.errors import SpecError
 from sipc.guard.chain import MAX_LINE, decode
-from sipc.guard.model import Medium, Source, Stage
+from sipc.guard.model import AuditPlace, Medium, Source, Stage
 from sipc.guard.places import Places
 from sipc.guard.rules import ended_in_order
 from sipc.guard.sources import in_hand
-from sipc.guard.stage import AUDIT, StageExit
+from sipc.guard.stage import AUDIT, LAST, StageExit
 
 __all__ = ("accused", "cursor_of", "is_unfinished")
 
@@ -28,10 +28,10 @@ def cursor_of(place: Places, channel: str) -> Path:
     return place.state / f"{channel}.cursor"
 
 
-def accused(place: Places) -> str:
+def accused(place: Places, audit: AuditPlace) -> str:
     """The channel of which a stage's log says last that its sender broke the protocol; "" when it does not say."""
     try:
-        fd = os.open(place.state / AUDIT, _READ)
+        fd = os.open(place.state / (AUDIT if audit is AuditPlace.FILE else LAST), _READ)
         try:
             data = os.pread(fd, MAX_LINE, max(0, os.fstat(fd).st_size - MAX_LINE))
         finally:

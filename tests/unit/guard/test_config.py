@@ -25,6 +25,7 @@ from sipc.guard.config import (
     parse,
     read,
 )
+from sipc.guard.model import AuditPlace
 from sipc.spec import Backend, Enforcement, Geometry, Transport
 
 # -- what it becomes
@@ -66,6 +67,9 @@ def test_what_is_not_said_does_not_mean_less() -> None:
     guard = parse(SMALL, "F")
     assert (guard.on_violation, guard.on_quarantine_full) == (OnViolation.STOP_GUARD, OnQuarantineFull.STOP_STAGE)
     assert guard.require == ()
+    assert guard.audit is AuditPlace.FILE
+    elsewhere = parse(SMALL.replace('enforcement = "dac"\n', 'enforcement = "dac"\naudit = "journal"\n'), "F")
+    assert elsewhere.audit is AuditPlace.JOURNAL
     assert guard.stages["a"].work == Source(medium=Medium.STREAM)
     assert guard.stages["b"].work == Sink(medium=Medium.STREAM)
     assert (guard.stages["a"].user, guard.stages["a"].type, guard.stages["a"].quarantine) == (None, "g_a_t", None)

@@ -39,6 +39,16 @@ MISTAKES = [
     ('"stop-guard"', "1", "F:5: [guard] on_quarantine_full: 1 is not known: give one of 'stop-stage', 'stop-guard'"),
     ('"selinux"', '"none"', "F:6: [guard] enforcement: 'none' is not known: give one of 'selinux', 'dac'"),
     ('"selinux"', '["dac"]', "F:6: [guard] enforcement: ['dac'] is not known: "),
+    (
+        'stop-sender"',
+        'stop-sender"\naudit = "syslog"',
+        "F:5: [guard] audit: 'syslog' is not known: give one of 'file', 'journal'",
+    ),
+    (
+        'stop-sender"',
+        'stop-sender"\naudit = "journal"',
+        "F:5: [guard] audit: 'journal' takes a socket, which the policy denies to the ends of channel raw: write audit =",
+    ),
     ("on_violation", "on_voilation", "F:4: [guard] on_voilation: is no key of this table: write on_violation"),
     # stages
     ("[stage.deliver]", "[stage.Deliver]", "F:21: [stage.Deliver]: 'Deliver' can not be a name: "),
