@@ -47,7 +47,7 @@ MISTAKES = [
     (
         'stop-sender"',
         'stop-sender"\naudit = "journal"',
-        "F:5: [guard] audit: 'journal' takes a socket, which the policy denies to the ends of channel raw: write audit =",
+        "F:5: [guard] audit: 'journal' takes a socket, which the policy denies to the ends of channel raw: ",
     ),
     ("on_violation", "on_voilation", "F:4: [guard] on_voilation: is no key of this table: write on_violation"),
     # stages
