@@ -97,3 +97,19 @@ class MessageFrames:
         payload = bytes(self._data[MESSAGE.size : end])
         del self._data[:end]
         return payload
+
+    def rest(self, most: int, count: int) -> list[bytes]:
+        """Whole messages that are there, until they have `most` bytes or are `count`; none behind one that is wrong."""
+        data, head, unpack, limit = self._data, MESSAGE.size, MESSAGE.unpack_from, self._limit
+        have, at, size = len(data), 0, 0
+        found: list[bytes] = []
+        with memoryview(data) as view:
+            while len(found) < count and size < most and have - at >= head:
+                (length,) = unpack(view, at)
+                end = at + head + length
+                if length > limit or end > have:
+                    break
+                found.append(bytes(view[at + head : end]))
+                at, size = end, size + length
+        del data[:at]
+        return found

@@ -9,6 +9,7 @@ every message appears exactly once, even when who reads the spool has already ta
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -159,13 +160,17 @@ class StreamSink:
     def put(self, data: bytes, identity: MessageId) -> None:
         """Write one frame.  Raises `Broken` when the reader has gone; then no further one can be written."""
         del identity
+        self.put_all((data,))
+
+    def put_all(self, messages: Sequence[bytes]) -> None:
+        """Write the frame of each, as `put` does."""
         if self._cut:
             raise Broken("the output was cut within a frame: begin a new one")
-        frame = message(data)
+        frames = b"".join(map(message, messages))
         self._cut = True
         try:
             with doing("write", f"descriptor {self._fd}", "the output must be open for writing, and blocking"):
-                write_all(self._fd, frame)
+                write_all(self._fd, frames)
         except OSError as error:
             if isinstance(error.__cause__, BrokenPipeError):
                 raise Broken("who reads the output has gone: begin a new one") from error

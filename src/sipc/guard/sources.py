@@ -25,6 +25,7 @@ from sipc.watch import watching
 __all__ = ("DirectorySource", "FileSource", "Source", "StreamSource", "in_hand")
 
 _PIECE = 65536
+_STREAM_PIECE = 1 << 20  # bytes; as much as a pipe has at most without privileges
 _TAKEN = ".taken"
 
 
@@ -234,13 +235,32 @@ class StreamSource(_Base):
             if not poll.poll(left_of(deadline)):
                 continue
             with doing("read", f"descriptor {self._fd}", "the input must be open for reading"):
-                piece = os.read(self._fd, _PIECE)
+                piece = os.read(self._fd, _STREAM_PIECE)
             if not piece:
                 if self._frames.partial:
                     raise Broken("the input ends within a frame: its writer died, or writes no frames")
                 raise EndOfStream("the input has ended")
             self._frames.feed(piece)
         return self._in_hand
+
+    def take_behind(self, most: int, count: int) -> list[bytes]:
+        """The messages behind the one in hand that have come, as many as there are within `most` bytes and `count`.
+
+        They are in hand with it.  What is wrong with the stream behind them `take` says.
+        """
+        found, size = list[bytes](), 0
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        while True:
+            found += (more := self._frames.rest(most - size, count - len(found)))
+            size += sum(map(len, more))
+            if size >= most or len(found) >= count or not poll.poll(0):
+                return found
+            with doing("read", f"descriptor {self._fd}", "the input must be open for reading"):
+                piece = os.read(self._fd, _STREAM_PIECE)
+            self._frames.feed(piece)
+            if not piece or not more:
+                return found  # it has ended, or a frame is large, or none
 
     def done(self) -> None:
         """Forget the message: a stream has no way to tell."""

@@ -184,7 +184,9 @@ class _Running:
             self._confine(outputs.first)
             run_source(source, outputs, intents, self.status, self.stop, run=self.run_name)
             return
-        inputs = Inputs(self.receivers, self.counts, self.status, self.stop, packed=not isinstance(work, SinkWork))
+        # A sink that knows what it has done knows one message, and is given one.
+        packed = not isinstance(work, SinkWork) or work.medium is Medium.STREAM
+        inputs = Inputs(self.receivers, self.counts, self.status, self.stop, packed=packed)
         if isinstance(work, SinkWork):
             sink = _sink(work)
             stack.callback(sink.close)

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 
-from sipc.errors import Broken, EndOfStream, SpecError, Timeout
+from sipc.errors import Broken, EndOfStream, SpecError
 from sipc.guard.filtering import Filtering
 from sipc.guard.inputs import Inputs
 from sipc.guard.intents import Intent, Intents, digest_of
 from sipc.guard.outputs import Outputs
-from sipc.guard.sinks import Sink
+from sipc.guard.sinks import Sink, StreamSink
 from sipc.guard.sources import DirectorySource, FileSource, Source, StreamSource
 from sipc.guard.status import StageState, Status
 from sipc.guard.stopping import Stopping
@@ -25,7 +25,7 @@ from sipc.receiver import Receiver
 
 __all__ = ("run_filter", "run_sink", "run_source")
 
-# What lies behind the message in hand in a stream's buffer goes with it, up to so much.
+# What has come behind the message in hand goes with it from a stream, up to so much.
 _TOGETHER_BYTES, _TOGETHER = 4 << 20, 1024
 
 
@@ -79,29 +79,14 @@ def run_source(source: Source, outputs: Outputs, intents: Intents, status: Statu
             with stop:
                 outputs.send([data], intent.marks)
         else:
-            messages = [data] if not isinstance(source, StreamSource) else _read_already(source, data)
-            outputs.send(messages, outputs.marks())
+            behind = source.take_behind(_TOGETHER_BYTES, _TOGETHER) if isinstance(source, StreamSource) else []
+            outputs.send([data, *behind], outputs.marks())
         source.done()
         stop.check()
     with stop:
         outputs.close(closed)
     sent = intents.last.digest if isinstance(source, FileSource) and intents.last is not None else ""
     intents.write(Intent(digest=sent, marks=outputs.marks(), ended=True, run=run))
-
-
-def _read_already(source: StreamSource, data: bytes) -> list[bytes]:
-    """The message in hand and those that lie behind it in the source's buffer: they go in one block."""
-    messages, size = [data], len(data)
-    while size < _TOGETHER_BYTES and len(messages) < _TOGETHER:
-        source.done()
-        try:
-            messages.append(source.take(0))
-        except Timeout:
-            break
-        except Broken:
-            break  # it comes again, when these are sent
-        size += len(messages[-1])
-    return messages
 
 
 def _source_intent(source: DirectorySource | FileSource, data: bytes, outputs: Outputs, intents: Intents) -> Intent:
@@ -154,6 +139,9 @@ def run_sink(
             )
             intents.write(noted)
         with stop if may_repeat else nullcontext():
+            if isinstance(sink, StreamSink):
+                sink.put_all(arrival.messages)
+                continue
             for number, data in enumerate(arrival.messages, arrival.record):
                 sink.put(data, MessageId(epoch=epoch, seq=arrival.seq, record=number))
     intents.write(Intent(over=_all_over(receivers), ended=True, run=run))

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,27 @@ def test_a_stream_ends_in_order_or_was_cut() -> None:
         os.close(reading)
 
 
+def test_what_has_come_behind_a_message_comes_with_it() -> None:
+    """Nobody waits for more; limits hold; what is wrong is said in its turn, and nothing before it is lost."""
+    reading, writing = os.pipe()
+    source = StreamSource(reading, max_message=LIMIT)
+    os.write(writing, b"".join(message(b"%d" % number) for number in range(6)) + message(b"half")[:5])
+    assert source.take() == b"0"
+    assert source.take_behind(1 << 20, 2) == [b"1", b"2"]
+    source.done()
+    assert source.take() == b"3"
+    assert source.take_behind(1 << 20, 9) == [b"4", b"5"]
+    source.done()
+    os.write(writing, b"alf" + message(b"x") + struct.pack("<I", LIMIT + 1))
+    os.close(writing)
+    assert source.take() == b"half"
+    assert source.take_behind(1 << 20, 9) == [b"x"]
+    source.done()
+    with pytest.raises(Broken, match="no stream of frames"):
+        source.take()
+    os.close(reading)
+
+
 def test_what_one_stream_writes_another_reads() -> None:
     """Frames of any size, through a pipe; and a reader that goes is said so."""
     reading, writing = os.pipe()
@@ -244,8 +266,8 @@ def test_what_one_stream_writes_another_reads() -> None:
     def write() -> None:
         os.close(reading)
         sink = StreamSink(writing)
-        for number, data in enumerate(messages):
-            sink.put(data, identity(number))
+        sink.put(messages[0], identity(0))
+        sink.put_all(messages[1:])
 
     child = Child(write)
     os.close(writing)

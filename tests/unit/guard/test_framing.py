@@ -63,6 +63,21 @@ def test_a_message_beyond_the_limit_is_refused_by_its_length_alone() -> None:
         frames.next()
 
 
+@given(sent=st.lists(payloads, max_size=8), cut=st.integers(0, 500), most=st.integers(1, 120), count=st.integers(1, 5))
+def test_the_rest_of_what_came_is_what_next_would_give(sent: list[bytes], cut: int, most: int, count: int) -> None:
+    """Within its limits, at least one; what is left is still there, half frames and wrong ones too."""
+    stream = (b"".join(map(message, sent)) + struct.pack("<I", LIMIT + 1))[:cut]
+    whole, frames = MessageFrames(LIMIT), MessageFrames(LIMIT)
+    whole.feed(stream)
+    frames.feed(stream)
+    while found := frames.rest(most, count):
+        assert len(found) <= count
+        assert sum(map(len, found[:-1])) < most
+        assert found == [whole.next() for _ in found]
+    assert frames._data == whole._data
+    assert frames.rest(1, 0) == []
+
+
 @given(code=st.sampled_from(Code), payload=payloads, extra=st.binary(min_size=1, max_size=20))
 def test_an_answer_is_whole_or_not_yet_or_wrong(code: Code, payload: bytes, extra: bytes) -> None:
     """Every beginning of it is not yet one; with a byte more it is none."""
