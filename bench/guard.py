@@ -7,7 +7,8 @@ Each round measures every way once, in an order shuffled anew; ratios are taken 
     one channel      source -> sink
     copying stage    source -> receive_many, send_many -> sink: what a second hop costs that judges nothing
     filter           source -> receive_many, submit, collect, send_many -> sink
-    sipc guard       source -> `sipc guard stage`, with all that it keeps on disk (docs/stages.md) -> sink
+    one stage        source -> `sipc guard stage`, with all that it keeps on disk (docs/stages.md) -> sink
+    three stages     all three are `sipc guard stage`, from a file on standard input to a pipe on standard output
 
 Writes guard.json and prints a table; with --write-docs puts it into docs/stages.md.
 """
@@ -36,12 +37,13 @@ from sipc import helper, open_receiver, open_sender
 from sipc.errors import EndOfStream, Timeout
 from sipc.guard.check import load as guard_of
 from sipc.guard.filters import PythonFilter
+from sipc.guard.framing import message as framed
 from sipc.guard.policy import channel_specs
 from sipc.guard.verdicts import Pass
 
 TOP = Path(__file__).resolve().parent.parent
 RESULTS = TOP / "bench" / "results"
-ALONE = "one channel"
+ALONE, ONE = "one channel", "one stage"
 _DEADLINE = 60.0
 _LIST_BYTES = 256 * KIB  # as much as a slot has; what is there is handed to the filter in one list up to that
 _FILTER = "from sipc.guard.verdicts import Pass\n\n\ndef same(message):\n    return Pass(message)\n"
@@ -79,16 +81,17 @@ class Load:
 
 
 LOADS = (
-    Load(name="64 KiB", size=64 * KIB, together=1, count=12_000, wanted=">= 0.4 of one channel"),
-    Load(name="1 KiB, packed", size=KIB, together=2048, count=300_000, wanted=">= 150,000/s; >= 0.15 of one channel"),
+    Load(name="64 KiB", size=64 * KIB, together=1, count=24_000, wanted=">= 0.4 of one channel"),
+    Load(name="1 KiB, packed", size=KIB, together=2048, count=600_000, wanted=">= 150,000/s; >= 0.15 of one channel"),
 )
 
 
 class Course:
     """A source, what is between, and a sink, once."""
 
-    def __init__(self, load: Load, count: int) -> None:
-        self.load = load
+    def __init__(self, load: Load, count: int, last: str) -> None:
+        """`last`: the channel that the sink takes from."""
+        self.load, self.last = load, last
         self.calls = -(-count // load.together)
         self.count = self.calls * load.together
         self.folder = Path(tempfile.mkdtemp(prefix="sipc-bench-"))
@@ -123,10 +126,10 @@ class Course:
                 else:
                     sender.send_many(messages)
 
-    def sink(self, channel: str) -> float:
+    def sink(self) -> float:
         """Messages per second, from the first eighth on; raises when one is missing."""
         done, warm, start, counted = 0, self.count // 8, 0.0, 0
-        with open_receiver(channel, registry=self.registry) as receiver:
+        with open_receiver(self.last, registry=self.registry) as receiver:
             while done < self.count:
                 done += len(got := receiver.receive_many())
                 if not start and done >= warm:
@@ -188,30 +191,87 @@ class Course:
 
     def guarding(self) -> None:
         """`sipc guard stage`, until the stream ends."""
-        subprocess.run(
-            [sys.executable, "-m", "sipc.cli", "guard", "stage", str(self.file), "filter", "--state",
+        self._run_stage("filter")
+
+    def _run_stage(self, name: str, stdin: int | None = None) -> None:
+        process = self._stage(name, stdin=stdin)
+        if process.wait(_DEADLINE):
+            raise ValueError(f"stage {name} ended with {process.returncode}")
+
+    def _stage(self, name: str, *, stdin: int | None = None, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sipc.cli", "guard", "stage", str(self.file), name, "--state",
              str(self.folder / "states"), "--registry", str(self.registry)],
-            check=True, timeout=_DEADLINE, env={**os.environ, "PYTHONPATH": str(self.folder)}, capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(self.folder)}, stdin=stdin, stdout=stdout,
         )  # fmt: skip
+
+    def source_stage(self) -> None:
+        """The guard's source, given everything as a file in memory."""
+        fd = os.memfd_create("frames")
+        piece = framed(payload(self.load.size)) * self.load.together
+        for _ in range(self.calls):
+            os.write(fd, piece)
+        os.lseek(fd, 0, os.SEEK_SET)
+        try:
+            self._run_stage("source", stdin=fd)
+        finally:
+            os.close(fd)
+
+    def sink_stage(self) -> float:
+        """The guard's sink, read at the other end of its pipe; as `sink`."""
+        frame = len(framed(payload(self.load.size)))
+        done, warm, start, counted = 0, self.count * frame // 8, 0.0, 0
+        process = self._stage("sink", stdout=subprocess.PIPE)
+        if process.stdout is None:
+            raise ValueError("no pipe")
+        with process.stdout as out:
+            while piece := os.read(out.fileno(), 1 << 20):
+                done += len(piece)
+                if not start and done >= warm:
+                    start, counted = time.perf_counter(), done
+            took = time.perf_counter() - start
+        if process.wait(_DEADLINE) or done != self.count * frame:
+            raise ValueError(f"stage sink ended with {process.returncode} after {done} bytes")
+        return (done - counted) / frame / took
 
 
 def _nothing() -> None:
     return
 
 
-def measure(load: Load, stage: Callable[[Course], None] | None, count: int) -> float:
-    """Messages per second through `stage`, or through one channel alone."""
-    course = Course(load, count)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """What carries the messages; `share` is how many of a load's messages it gets."""
+
+    name: str
+    stage: Callable[[Course], None] | None
+    source: Callable[[Course], None] = Course.source
+    sink: Callable[[Course], float] = Course.sink
+    share: float = 1.0
+
+
+# What a guarded stage does for each message takes longer: so it gets fewer, but enough for many batches.
+WAYS = (
+    Way(name=ALONE, stage=None),
+    Way(name="copying stage", stage=Course.copying),
+    Way(name="filter", stage=Course.filtering),
+    Way(name=ONE, stage=Course.guarding, share=0.7),
+    Way(name="three stages", stage=Course.guarding, source=Course.source_stage, sink=Course.sink_stage, share=0.4),
+)
+
+
+def measure(load: Load, way: Way, count: int) -> float:
+    """Messages per second."""
+    course = Course(load, count, "bench.raw" if way.stage is None else "bench.clean")
     until = time.monotonic() + _DEADLINE
     ends: list[End] = []
     try:
         with signals_held():
             course.create()
-        last = "bench.raw" if stage is None else "bench.clean"
-        bodies: list[tuple[str, Callable[[], object]]] = [("sink", partial(course.sink, last))]
-        if stage is not None:
-            bodies.append(("stage", partial(stage, course)))
-        bodies.append(("source", course.source))
+        bodies: list[tuple[str, Callable[[], object]]] = [("sink", partial(way.sink, course))]
+        if way.stage is not None:
+            bodies.append(("stage", partial(way.stage, course)))
+        bodies.append(("source", partial(way.source, course)))
         for role, body in bodies:
             ends.append(End(role, set(), _nothing, body, _nothing))
         awaited(ends, "ready", until)
@@ -231,24 +291,15 @@ def measure(load: Load, stage: Callable[[Course], None] | None, count: int) -> f
             course.destroy()
 
 
-# What a guarded stage does for each message takes longer: so it gets fewer, but enough for many batches.
-WAYS: tuple[tuple[str, Callable[[Course], None] | None, float], ...] = (
-    (ALONE, None, 1.0),
-    ("copying stage", Course.copying, 1.0),
-    ("filter", Course.filtering, 1.0),
-    ("sipc guard stage", Course.guarding, 0.7),
-)
-
-
 def rounds(number: int, scale: float, seed: int) -> dict[str, dict[str, list[float]]]:
     """Rates by load and way, one for each round."""
     order = random.Random(seed)
-    rates: dict[str, dict[str, list[float]]] = {one.name: {way[0]: [] for way in WAYS} for one in LOADS}
+    rates: dict[str, dict[str, list[float]]] = {one.name: {way.name: [] for way in WAYS} for one in LOADS}
     for turn in range(number):
         print(f"round {turn + 1} of {number}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
         for load in LOADS:
-            for name, stage, share in order.sample(WAYS, len(WAYS)):
-                rates[load.name][name].append(measure(load, stage, int(load.count * scale * share)))
+            for way in order.sample(WAYS, len(WAYS)):
+                rates[load.name][way.name].append(measure(load, way, int(load.count * scale * way.share)))
     return rates
 
 
@@ -268,7 +319,7 @@ def markdown(rates: dict[str, dict[str, list[float]]], facts: dict[str, object])
         alone = rates[load.name][ALONE]
         for name, values in rates[load.name].items():
             ratios = [value / base for value, base in zip(values, alone, strict=True)]
-            wanted = load.wanted if name == "filter" else ""
+            wanted = load.wanted if name == ONE else ""
             ratio = "" if name == ALONE else _spread(ratios, ".2f")
             lines.append(f"| {load.name} | {name} | {_spread(values, ',.0f')} | {ratio} | {wanted} |")
     return "\n".join(lines) + "\n"

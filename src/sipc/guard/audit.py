@@ -23,7 +23,7 @@ from typing import Protocol, Self
 
 from sipc.errors import AuditError, Closed, SpecError
 from sipc.guard.chain import GENESIS, MAX_LINE, MOST, PREFIX, Entry, decode
-from sipc.guard.quarantine import digest, timestamp
+from sipc.guard.quarantine import digests, timestamp
 from sipc.guard.storage import close_directory, doing, open_directory, read_file, remove, write_all, write_new
 from sipc.guard.verdicts import Code, MessageId
 from sipc.registry import lock
@@ -324,9 +324,9 @@ class Audit:
             verdict=verdict,
             reason=str(reason),
             sizes=tuple(map(len, messages)),
-            digests=tuple(map(digest, messages)),
+            digests=digests(messages),
             passed_sizes=tuple(map(len, passed)),
-            passed_digests=tuple(map(digest, passed)),
+            passed_digests=digests(passed),
             previous=self.head,
         )
         if self._inherited and last is not None and _same(last, entry):

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from sipc.guard.area import NOTICE, REPLY, SAME, TAG, Area
 from sipc.guard.process import Child
@@ -67,13 +69,10 @@ class Batches:
         """Hand over as many of `messages[first:]` as there is room for; the index of the first that was not."""
         silent = 0  # bytes after which nothing rings
         while first < len(messages):
-            end, total = first, 0
-            while end < len(messages) and end - first < _PART_COUNT:
-                total += len(messages[end])
-                if total > _PART_BYTES and end > first:
-                    break
-                end += 1
-            silent += total
+            lengths = list(accumulate(map(len, messages[first : first + _PART_COUNT])))
+            count = max(1, bisect_right(lengths, _PART_BYTES))
+            end = first + count
+            silent += lengths[count - 1]
             # The last one, and now and then one by which there is room for more.
             ring = end == len(messages) or silent >= self._area.size // 4
             if not self._hand_over(messages[first:end], ring=ring):

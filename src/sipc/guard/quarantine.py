@@ -16,6 +16,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -25,7 +26,7 @@ from sipc.guard.storage import close_directory, doing, open_directory, remove, w
 from sipc.guard.verdicts import MessageId, check_reason
 from sipc.registry import lock
 
-__all__ = ("QuarantineStore", "digest", "timestamp")
+__all__ = ("QuarantineStore", "digests", "timestamp")
 
 _PAGE = 4096
 _NEW = ".new-"
@@ -34,9 +35,10 @@ _DETAIL = 4096  # characters: a filter's last words, not another message
 _ADVICE = "make room, or let this user write there; the message is not finished and comes again"
 
 
-def digest(data: bytes) -> str:
-    """SHA-256 in hexadecimal, as sha256sum(1) prints it: the name by which logs call a message's content."""
-    return hashlib.sha256(data).hexdigest()
+def digests(messages: Iterable[bytes]) -> tuple[str, ...]:
+    """SHA-256 in hexadecimal, as sha256sum(1) prints it: the names by which logs call messages' content."""
+    sha256 = hashlib.sha256
+    return tuple([sha256(data).hexdigest() for data in messages])
 
 
 def timestamp(now: float) -> str:
@@ -103,7 +105,7 @@ class QuarantineStore:
         meta = {
             "version": 1, "stage": self._stage, "channel": channel, "epoch": f"{identity.epoch:016x}",
             "seq": identity.seq, "record": identity.record, "time": timestamp(time.time()),
-            "reason": check_reason(reason), "detail": detail[:_DETAIL], "size": len(data), "digest": digest(data),
+            "reason": check_reason(reason), "detail": detail[:_DETAIL], "size": len(data), "digest": digests([data])[0],
         }  # fmt: skip
         text = (json.dumps(meta, indent=1) + "\n").encode()
         with doing("write", self.path / name, _ADVICE):
