@@ -24,6 +24,7 @@ from sipc.guard.chain import read_lines, verify
 from sipc.guard.framing import MessageFrames, message
 from sipc.guard.held import blocks_in_hand
 from sipc.guard.intents import already_sent
+from sipc.guard.policy import channel_specs
 from sipc.guard.stage import StageExit
 from sipc.guard.status import read_status
 
@@ -279,13 +280,8 @@ def test_a_block_that_changes_after_it_was_taken_changes_nothing(making: Making,
     """A hostile sender changes its block between a kill and the next start: what was taken is passed on, once."""
     built = making(channels={"clean": ("b", "c"), "raw": ("a", "b")})
     with sipc.open_sender("g.raw", registry=built.registry) as sender:
-        # Killed as soon as the message is in hand: before anything is passed on.
         sender.send(b"harmless")
-        for line in range(400, 100_000, 10):
-            child = forked(built, "b", line=line)
-            assert os.waitstatus_to_exitcode(child.wait()) == -signal.SIGKILL
-            if blocks_in_hand(built.place("b") / "state"):
-                break
+        _kill_with_a_message_in_hand(built)
         segment = sender._segment
         assert segment is not None
         slot = segment.slots[0]
@@ -302,6 +298,37 @@ def test_a_block_that_changes_after_it_was_taken_changes_nothing(making: Making,
     (entry,) = built.audit("b")
     assert entry["digests"] == [hashlib.sha256(b"harmless").hexdigest()]
     assert entry["passed_digests"] == [hashlib.sha256(b"judged harmless").hexdigest()]
+
+
+def _kill_with_a_message_in_hand(built: Built) -> None:
+    """Before anything is passed on."""
+    for line in range(400, 100_000, 10):
+        child = forked(built, "b", line=line)
+        assert os.waitstatus_to_exitcode(child.wait()) == -signal.SIGKILL
+        if blocks_in_hand(built.place("b") / "state"):
+            return
+    raise AssertionError("it was never in hand")
+
+
+def test_what_was_in_hand_of_a_channel_made_anew_is_given_up_and_said(making: Making, folder: Path) -> None:
+    """With the rest of what was in that channel; it does not come out of the new one."""
+    built = making()
+    with sipc.open_sender("g.raw", registry=built.registry) as sender:
+        sender.send(b"old")
+        _kill_with_a_message_in_hand(built)
+    helper.destroy("g.raw", built.registry)
+    helper.create(channel_specs(built.guard)["raw"], built.registry)
+    process = built.start("b")
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send(b"new")
+        assert receiver.receive(30) == b"judged new"
+        sender.close()
+        code, said = process.ended()
+        assert (code, "1 messages of raw were in hand when that channel was made anew" in said) == (0, True)
+        with pytest.raises(sipc.EndOfStream):
+            receiver.receive(30)
+    assert blocks_in_hand(built.place("b") / "state") == 0
 
 
 def test_a_quarantine_without_room_stops_the_stage_and_loses_nothing(making: Making, folder: Path) -> None:
