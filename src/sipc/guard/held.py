@@ -20,6 +20,7 @@ import mmap
 import os
 import stat
 import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,19 +52,26 @@ class Batch:
     epoch: int
     blocks: list[tuple[int, int, int]] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # which message is the first of each block
     size: int = 0  # bytes of the messages
     judged: int = 0  # of how many everything was done
 
     def blocks_of(self, first: int, end: int) -> list[tuple[int, int, int]]:
         """The blocks of messages `first` to `end`, in the form of `blocks`."""
         found = []
-        start = 0
-        for seq, record, count in self.blocks:
+        for at in range(max(0, bisect_right(self.starts, first) - 1), bisect_left(self.starts, end)):
+            start, (seq, record, count) = self.starts[at], self.blocks[at]
             low, high = max(start, first), min(start + count, end)
             if low < high:
                 found.append((seq, record + low - start, high - low))
-            start += count
         return found
+
+    def take(self, seq: int, record: int, messages: Sequence[bytes]) -> None:
+        """Add the messages of one block."""
+        self.starts.append(len(self.messages))
+        self.blocks.append((seq, record, len(messages)))
+        self.messages += messages
+        self.size += sum(map(len, messages))
 
     def place_of(self, seq: int, record: int) -> int:
         """Which message is the first that does not come before this one."""
@@ -135,16 +143,16 @@ class _File:
                 at += 8 * count
                 if at + sum(lengths) > len(data):
                     raise ValueError("a frame is cut")
-                batch.blocks.append((seq, record, count))
+                messages = []
                 for size in lengths:
-                    batch.messages.append(data[at : at + size])
+                    messages.append(data[at : at + size])
                     at += size
+                batch.take(seq, record, messages)
         except (struct.error, ValueError) as error:
             raise SpecError(
                 f"{self.path} makes no sense ({error}): was it written by another release, or did the power fail? "
                 "Empty the state directory; then what was in hand may be lost, or come twice"
             ) from error
-        batch.size = sum(map(len, batch.messages))
         return batch
 
     def begin(self, batch: Batch) -> None:
@@ -227,9 +235,7 @@ class Held:
         size, file = sum(sizes), self._files[batch.number % 2]
         with doing("write", file.path, _ADVICE):
             file.add(head, messages, size)
-        batch.blocks.append((seq, record, len(sizes)))
-        batch.messages += messages
-        batch.size += size
+        batch.take(seq, record, messages)
 
     def done(self, batch: Batch) -> None:
         """All of it was passed on."""

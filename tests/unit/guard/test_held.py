@@ -148,7 +148,7 @@ def test_places_and_blocks_agree(blocks: list[int], data: st.DataObject) -> None
     named: list[tuple[int, int]] = []
     for seq, count in enumerate(blocks, 10):
         first = data.draw(st.integers(0, 3))
-        batch.blocks.append((seq, first, count))
+        batch.take(seq, first, [b""] * count)
         named += [(seq, first + number) for number in range(count)]
     low = data.draw(st.integers(0, len(named)))
     high = data.draw(st.integers(low, len(named)))
