@@ -16,7 +16,7 @@ from typing import Any
 
 from sipc import definitions
 from sipc.errors import SpecError
-from sipc.guard.lines import find_lines
+from sipc.guard.lines import DEEPEST, find_lines
 from sipc.guard.model import (
     CommandFilter,
     Guard,
@@ -83,9 +83,12 @@ def read(text: str, source: str) -> tuple[Guard | None, list[Problem]]:
         reason, fix = f"has {len(text)} characters", f"give at most {_LONGEST_TEXT}"
         return None, [Problem(line=1, table="", key="", reason=reason, fix=fix)]
     file = File(source=source, lines=find_lines(text))
+    if file.lines.deep is not None:
+        reason = f"tables or lists more than {DEEPEST} deep inside each other"
+        return None, [Problem(line=file.lines.deep, table="", key="", reason=reason, fix="no guard needs as many")]
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return None, _no_toml(file, text, error)
     guard = _Reader(file, document).guard()
     if file.problems:
@@ -93,7 +96,7 @@ def read(text: str, source: str) -> tuple[Guard | None, list[Problem]]:
     return guard, []
 
 
-def _no_toml(file: File, text: str, error: Exception) -> list[Problem]:
+def _no_toml(file: File, text: str, error: ValueError) -> list[Problem]:
     """What is given twice, with both lines; else what the parser says, with the one it came to."""
     found = []
     for twice in file.lines.twice:
@@ -104,12 +107,11 @@ def _no_toml(file: File, text: str, error: Exception) -> list[Problem]:
         ))  # fmt: skip
     if found:
         return found
-    words = str(error) if isinstance(error, ValueError) else "tables or lists too deep inside each other"
-    words = words if words.isprintable() else shown(words)
+    words = str(error) if str(error).isprintable() else shown(str(error))
     at = _AT.search(words)
     line = int(at[1]) if at is not None and at[1] else text.count("\n") + 1 if at is not None else 1
     column = f" in column {at[2]}" if at is not None and at[2] else ""
-    reason = f"not TOML{column}: {words[: at.start()] if at is not None else words}"
+    reason = f"not TOML{column}: {_AT.sub('', words)}"
     return [Problem(line=line, table="", key="", reason=reason, fix="write it as https://toml.io/en/v1.0.0 has it")]
 
 
@@ -152,12 +154,11 @@ class _Reader:
         check_structure(self.file, self.kinds, self.edges, self.require, self.places(), complete=self.complete)
         if self.file.problems or self.name is None:
             return None
-        on_violation, on_quarantine_full = head
         return Guard(
             source=self.file.source,
             name=self.name,
-            on_violation=on_violation or OnViolation.STOP_GUARD,
-            on_quarantine_full=on_quarantine_full or OnQuarantineFull.STOP_STAGE,
+            on_violation=head[0] or OnViolation.STOP_GUARD,
+            on_quarantine_full=head[1] or OnQuarantineFull.STOP_STAGE,
             enforcement=self.enforcement,
             require=tuple(requirement for _, requirement in self.require),
             stages=self.stages,
@@ -232,11 +233,10 @@ class _Reader:
         if kind is Kind.FILTER:
             inside = table.table("filter", '{ python = "module:function" }')
             return self.filter(inside) if inside is not None else None
-        stream = "stdin" if kind is Kind.SOURCE else "stdout"
         inside = table.table(kind.value, '{ directory = "/a/directory" }')
         if inside is None:
             return None
-        keys = ("file", "directory", stream, "socket")
+        keys = ("file", "directory", stream := "stdin" if kind is Kind.SOURCE else "stdout", "socket")
         inside.only(keys)
         key = inside.one_of(keys, f"place of the {kind.value}")
         make = Source if kind is Kind.SOURCE else Sink
