@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from sipc.definitions import check_apart
 from sipc.errors import SpecError
-from sipc.guard.config import read
+from sipc.guard.config import LONGEST_TEXT, read
 from sipc.guard.lines import Path
 from sipc.guard.model import Guard
 from sipc.guard.policy import account, channel_specs, options
@@ -59,8 +59,13 @@ def load(path: pathlib.Path) -> Guard:
 
 def text_of(path: pathlib.Path) -> str:
     """A file's text, line ends as they are."""
+    most = 4 * LONGEST_TEXT  # bytes; a device has no end
     try:
-        return path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise SpecError(f"{path}:1: has more than {most} bytes: give at most {LONGEST_TEXT} characters")
+        return data.decode("utf-8")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}): give an existing guard file") from error
     except UnicodeDecodeError as error:

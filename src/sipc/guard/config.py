@@ -37,6 +37,7 @@ from sipc.guard.tables import File, Problem, Table, named, shown, title
 from sipc.spec import MAX_DEPTH, MAX_SLOT_SIZE, MAX_SLOTS, Backend, ChannelSpec, Enforcement, Transport
 
 __all__ = (
+    "LONGEST_TEXT",
     "CommandFilter",
     "Guard",
     "GuardChannel",
@@ -57,8 +58,7 @@ __all__ = (
 # Names become parts of types, units and files.  A channel is registered as GUARD.CHANNEL, of at most 64 characters.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _CHANNEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
-# Far more than any guard needs, and read in no time.
-_LONGEST_TEXT = 1 << 20
+LONGEST_TEXT = 1 << 20  # characters: far more than any guard needs, and read in no time
 _SOCKET_PATH = 107  # sun_path of unix(7), less its NUL
 _LARGEST_SIZE = (1 << 63) - 1  # as spec.py has it for max_message
 _TOP = ("version", "guard", "stage", "channel")
@@ -79,8 +79,8 @@ def parse(text: str, source: str) -> Guard:
 
 def read(text: str, source: str) -> tuple[Guard | None, list[Problem]]:
     """Read a guard file's text into a guard, or into all problems that can be found."""
-    if len(text) > _LONGEST_TEXT:
-        reason, fix = f"has {len(text)} characters", f"give at most {_LONGEST_TEXT}"
+    if len(text) > LONGEST_TEXT:
+        reason, fix = f"has {len(text)} characters", f"give at most {LONGEST_TEXT}"
         return None, [Problem(line=1, table="", key="", reason=reason, fix=fix)]
     file = File(source=source, lines=find_lines(text))
     if file.lines.deep is not None:

@@ -263,6 +263,8 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
         load(path)
     path.write_bytes(SMALL.replace("\n", "\r\n").encode())
     assert load(path).name == "g"
+    with pytest.raises(SpecError, match=r"^/dev/zero:1: has more than 4194304 bytes: give at most 1048576 characters$"):
+        load(Path("/dev/zero"))
     path.write_bytes(SMALL.replace("\n", "\r").encode())
     with pytest.raises(SpecError, match=r"guard.toml:1: not TOML"):
         load(path)
