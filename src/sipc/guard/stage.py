@@ -172,7 +172,7 @@ class _Running:
         self.status.write()
         work = self.stage.work
         if isinstance(work, SourceWork):
-            source = _source(work, outputs.largest)
+            source = _source(work, outputs.largest, self.report)
             stack.callback(source.close)
             self._confine(outputs.first)
             run_source(source, outputs, intents, self.status, self.stop, run=self.run_name)
@@ -273,13 +273,14 @@ def _policy(stage: Stage) -> EndpointPolicy | None:
     return None if uid is None and gid is None else EndpointPolicy(uid=uid, gid=gid)
 
 
-def _source(work: SourceWork, largest: int) -> Source:
+def _source(work: SourceWork, largest: int, report: Callable[[str], None]) -> Source:
     if work.path is None:
         return StreamSource(0, max_message=largest)
     if work.medium is Medium.FILE:
         return FileSource(work.path, max_message=largest)
-    kind = DirectorySource if work.medium is Medium.DIRECTORY else SocketSource
-    return kind(work.path, max_message=largest)
+    if work.medium is Medium.DIRECTORY:
+        return DirectorySource(work.path, max_message=largest, report=report)
+    return SocketSource(work.path, max_message=largest)
 
 
 def _sink(work: SinkWork) -> Sink:
