@@ -179,7 +179,7 @@ class _Running:
             return
         inputs = Inputs(self.receivers, self.counts, self.status, self.stop, packed=not isinstance(work, SinkWork))
         if isinstance(work, SinkWork):
-            sink = _sink(work)
+            sink = _sink(work, self.report)
             stack.callback(sink.close)
             self._confine(next(iter(self.receivers.values())))
             run_sink(
@@ -283,12 +283,12 @@ def _source(work: SourceWork, largest: int, report: Callable[[str], None]) -> So
     return SocketSource(work.path, max_message=largest)
 
 
-def _sink(work: SinkWork) -> Sink:
+def _sink(work: SinkWork, report: Callable[[str], None]) -> Sink:
     if work.path is None:
         return StreamSink(1)
     if work.medium is Medium.FILE:
         return FileSink(work.path)
-    return DirectorySink(work.path) if work.medium is Medium.DIRECTORY else SocketSink(work.path)
+    return DirectorySink(work.path) if work.medium is Medium.DIRECTORY else SocketSink(work.path, report=report)
 
 
 def _filter(work: PythonWork | CommandWork, largest: int) -> Filter:
