@@ -111,13 +111,16 @@ def remove(directory: int, name: str) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put a file that anybody may read in the place of what is there: whole, or as it was.
+    """Put a file that anybody may read in the place of the plain file that is there: whole, or as it was.
 
+    A device, a pipe or a link is not replaced: what is said to it would reach nobody, and root's /dev/null is gone.
     Raises `SpecError`, which says what to do; nothing is left behind.
     """
     fresh = f".{path.name}.new"
     fd = open_directory(path.parent, "directory", private=False)
     try:
+        if regular(fd, path.name) is None and os.path.lexists(f"/proc/self/fd/{fd}/{path.name}"):
+            raise SpecError(f"{path} is no plain file, and would be replaced by one: name another, or none for stdout")
         write_new(fd, fresh, data, 0o644)
         try:
             os.rename(fresh, path.name, src_dir_fd=fd, dst_dir_fd=fd)
