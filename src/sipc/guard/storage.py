@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sipc.errors import KernelError, SpecError
 
-__all__ = ("NoMessage", "close_directory", "doing", "open_directory", "read_file", "regular", "remove",
-           "replace_file", "too_large", "write_all", "write_new")  # fmt: skip
+__all__ = ("NoMessage", "check_replaceable", "close_directory", "doing", "open_directory", "read_file", "regular",
+           "remove", "replace_file", "too_large", "write_all", "write_new")  # fmt: skip
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -119,8 +119,7 @@ def replace_file(path: Path, data: bytes) -> None:
     fresh = f".{path.name}.new"
     fd = open_directory(path.parent, "directory", private=False)
     try:
-        if regular(fd, path.name) is None and os.path.lexists(f"/proc/self/fd/{fd}/{path.name}"):
-            raise SpecError(f"{path} is no plain file, and would be replaced by one: name another, or none for stdout")
+        check_replaceable(fd, path)
         write_new(fd, fresh, data, 0o644)
         try:
             os.rename(fresh, path.name, src_dir_fd=fd, dst_dir_fd=fd)
@@ -132,6 +131,13 @@ def replace_file(path: Path, data: bytes) -> None:
         raise SpecError(f"{path}: {error.strerror}: name a file in a directory that this user may write") from error
     finally:
         os.close(fd)
+
+
+def check_replaceable(directory: int, path: Path) -> None:
+    """Raise `SpecError` when something stands at `path`, in this directory, that is no plain file."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path.name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise SpecError(f"{path} is no plain file, and would be replaced by one: name another, or standard output")
 
 
 def regular(directory: int, name: str) -> os.stat_result | None:

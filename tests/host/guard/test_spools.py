@@ -410,6 +410,25 @@ def test_a_file_sink_shows_the_old_message_or_the_new_one(faults: Faults, folder
     assert at_every_step(faults, put, check) > 5
 
 
+@pytest.mark.parametrize("kind", ["device", "pipe", "link", "folder"])
+def test_a_sinks_file_is_never_put_in_the_place_of_something_else(kind: str, folder: Path) -> None:
+    """`sink = { file = "/dev/null" }` of root would take the machine's away."""
+    place = folder / "f"
+    if kind == "device":
+        os.mknod(place, stat.S_IFCHR | 0o600, Path(os.devnull).stat().st_rdev)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "link":
+        place.symlink_to("elsewhere")
+    else:
+        place.mkdir()
+    before = place.lstat()
+    with pytest.raises(SpecError, match="place/f is no plain file, and would be replaced by one"):
+        FileSink(place)
+    assert place.lstat() == before
+    assert os.listdir(folder) == ["f"]
+
+
 @pytest.mark.parametrize("suffix", ["/x", "x\0", "x" * 101])
 def test_an_ending_of_another_form_is_refused(suffix: str, folder: Path) -> None:
     """It is a part of a file name."""

@@ -273,7 +273,7 @@ def test_what_is_no_plain_file_is_not_replaced(place: Path, tmp_path: Path, kind
     done = sipc("guard", "metrics", "-o", out, "--state", place)
     assert done.returncode == 3
     assert done.stderr == (
-        f"sipc: {out} is no plain file, and would be replaced by one: name another, or none for stdout\n"
+        f"sipc: {out} is no plain file, and would be replaced by one: name another, or standard output\n"
     )
     assert out.lstat() == before
     assert os.listdir(tmp_path) == names
