@@ -17,9 +17,9 @@ from sipc.definitions import check_apart
 from sipc.errors import SpecError
 from sipc.guard.config import LONGEST_TEXT, read
 from sipc.guard.lines import Path
-from sipc.guard.model import Guard
+from sipc.guard.model import CommandFilter, Guard
 from sipc.guard.policy import account, channel_specs, options
-from sipc.guard.tables import File, Problem, listed, title
+from sipc.guard.tables import File, Problem, listed, shown, title
 from sipc.selinux.base import base_module
 from sipc.selinux.cil import Module
 from sipc.selinux.ends import ends_of
@@ -188,9 +188,25 @@ def _users(file: File, guard: Guard) -> list[str]:
 
 
 def _notes(guard: Guard) -> list[str]:
-    """What a channel asks for and what comes with it."""
+    """What a channel asks for and what comes with it; programs that there are not yet."""
     return [
-        f"channel {name}: POSIX queues have ways back that no policy mediates (docs/operations.md)"
-        for name, channel in guard.channels.items()
-        if channel.spec.backend is Backend.POSIX
+        *(
+            f"stage {name}: there is no program {shown(stage.work.command[0])} on this host: install it before the "
+            "guard runs"
+            for name, stage in guard.stages.items()
+            if isinstance(stage.work, CommandFilter) and not _is_file(stage.work.command[0])
+        ),
+        *(
+            f"channel {name}: POSIX queues have ways back that no policy mediates (docs/operations.md)"
+            for name, channel in guard.channels.items()
+            if channel.spec.backend is Backend.POSIX
+        ),
     ]
+
+
+def _is_file(path: str) -> bool:
+    """Whether a file is there; one that this user may not look at is not, for him."""
+    try:
+        return pathlib.Path(path).is_file()
+    except OSError:
+        return False

@@ -220,6 +220,15 @@ def notes(text: str) -> list[str]:
     return list(found.notes)
 
 
+def test_a_program_that_there_is_not_is_noted(tmp_path: Path) -> None:
+    """As a user is: the file may be written on another host; and a directory is none, nor what may not be looked at."""
+    python = 'python = "json_guard:scrub", timeout = 2, decode = "json_guard:Order"'
+    for place in ("/nowhere/jq", str(tmp_path), "/proc/self/mem/x"):
+        found = notes(changed((python, f'command = ["{place}"]')))
+        assert f"stage scrub: there is no program '{place}' on this host: install it before the guard runs" in found
+    assert not any("program" in note for note in notes(changed((python, 'command = ["/bin/sh"]'))))
+
+
 def test_what_holds_less_than_one_might_think_is_said() -> None:
     """Under dac, as root, over POSIX queues; of SELinux with users of their own nothing needs to be said."""
     (note,) = notes(SMALL)
