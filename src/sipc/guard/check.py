@@ -8,6 +8,7 @@ has already; users of this host.  It reads, and touches nothing.
 from __future__ import annotations
 
 import pathlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,6 +66,8 @@ def text_of(path: pathlib.Path) -> str:
             data = file.read(most + 1)
         if len(data) > most:
             raise SpecError(f"{path}:1: has more than {most} bytes: give at most {LONGEST_TEXT} characters")
+        if data.startswith(BOM_UTF8):
+            raise SpecError(f"{path}:1: begins with a byte order mark, which TOML has not: save the file without one")
         return data.decode("utf-8")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}): give an existing guard file") from error
@@ -140,6 +143,8 @@ def _noting(file: File, place: Path, make: Callable[[], _T]) -> _T | None:
         return make()
     except SpecError as error:
         reason, _, fix = str(error).rpartition(": ")
+        if "sender.type" in fix:  # a key of a channel's definition; here the ends are stages
+            fix = f"give its stages and itself a type of its own each: {_ANOTHER}"
         file.problem(place, "type", reason, fix)
         return None
 

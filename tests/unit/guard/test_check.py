@@ -260,6 +260,14 @@ def test_a_file_is_loaded_checked_as_a_whole(tmp_path: Path) -> None:
         load(path)
 
 
+def test_what_to_do_about_a_type_is_said_in_keys_of_a_guard_file() -> None:
+    """`sender.type` is a key of a channel's definition; a guard file has the stages' own."""
+    found = examine(changed(("slots = 6", 'type = "json_ingest_t"')), "F")
+    (line,) = found.lines
+    assert line.startswith("F:27: [channel.raw] type: channel 'json.raw': json_ingest_t would be two things at once: ")
+    assert line.endswith(': give its stages and itself a type of its own each: write type = "ANOTHER_t"')
+
+
 def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
     """Not there, a folder, no text; line ends are left as they are."""
     with pytest.raises(SpecError, match=r"nothing: cannot be read \(No such file or directory\): give an existing"):
@@ -269,6 +277,9 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
     path = tmp_path / "guard.toml"
     path.write_bytes(b"version = 1\n\n# \xff\n")
     with pytest.raises(SpecError, match=r"guard.toml:3: not UTF-8: save the file as UTF-8"):
+        load(path)
+    path.write_bytes(SMALL.encode("utf-8-sig"))
+    with pytest.raises(SpecError, match=r"guard.toml:1: begins with a byte order mark, which TOML has not: save"):
         load(path)
     path.write_bytes(SMALL.replace("\n", "\r\n").encode())
     assert load(path).name == "g"
