@@ -9,6 +9,7 @@ update that matters is one aligned 8-byte store into a shared mapping, so a SIGK
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -51,7 +52,8 @@ class Cursor:
     def __init__(self, path: str | os.PathLike[str], epoch: int) -> None:
         """Open or make the files; a cursor of another epoch starts anew at block 0.
 
-        Raises `SpecError` when `path` can not be used or is no cursor, `KernelError` when FILE.partial can not go.
+        Raises `SpecError` when `path` can not be used or is no cursor, `KernelError` when the disk is full or
+        FILE.partial can not go.
         """
         self.path = Path(path)
         try:
@@ -61,6 +63,9 @@ class Cursor:
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # not the name's fault
+                reason = f"{error.strerror}: make room and open again"
+                raise KernelError(error.errno, reason, syscall="fallocate", obj=str(self.path)) from error
             raise SpecError(f"cursor {self.path}: {error.strerror}: name a file in a directory of your own") from error
         if self._words[_MAGIC_WORD] not in (0, _MAGIC):
             raise SpecError(f"cursor {self.path} is no cursor file: name another file")

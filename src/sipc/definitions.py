@@ -47,6 +47,7 @@ _ENUMS: dict[str, type[StrEnum]] = {
 }
 _INTEGERS = ("slots", "depth", "slot_size", "max_message")
 _STRINGS = ("key_path", "type")
+_LONGEST_TEXT = 1 << 20  # characters: far more than any definition needs; a device has no end
 _PRINCIPALS = ("sender", "receiver")
 _KEYS = (*_ENUMS, *_INTEGERS, "checksum", *_STRINGS, *_PRINCIPALS)
 
@@ -60,10 +61,13 @@ def load(paths: list[Path], *, enforcement: Enforcement) -> dict[str, ChannelSpe
     where: dict[str, Path] = {}
     for path in _files(paths):
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8") as file:
+                text = file.read(_LONGEST_TEXT + 1)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise SpecError(f"{path}: cannot be read ({reason}): give an existing TOML file") from error
+        if len(text) > _LONGEST_TEXT:
+            raise SpecError(f"{path}: has more than {_LONGEST_TEXT} characters: give a file of definitions")
         for name, spec in parse(text, str(path), enforcement=enforcement).items():
             if name in found:
                 raise SpecError(f"{path}: channel {name!r} is already defined in {where[name]}: rename one")

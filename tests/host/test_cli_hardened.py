@@ -72,6 +72,13 @@ def test_a_closed_standard_stream_is_named(verb: str, closed: str, which: str, r
     assert "Traceback" not in done.stderr
 
 
+def test_what_is_said_to_a_closed_standard_error_is_no_result(registry: Path) -> None:
+    """Python's print takes standard output for a stream that there is not."""
+    line = " ".join([*PROGRAM, "status", "c", "--registry", str(registry), "2>&-"])
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (Exit.BAD_INPUT, "")
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(registry: Path, tmp_path: Path) -> None:
     """The device that is always full, and what the error says to do."""
     make(registry, "c", slot_size=SLOT)

@@ -126,6 +126,7 @@ def test_files_that_are_not_there_or_no_text_are_refused_by_name(tmp_path: Path)
         (empty, "no channel is defined there"),
         (loop, "symbolic links"),
         (binary / "below", "Not a directory"),
+        (Path("/dev/zero"), "has more than 1048576 characters"),
     ):
         error = refusal(program(tmp_path / "registry", "create", path), 3)
         assert str(path) in error

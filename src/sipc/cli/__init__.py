@@ -15,6 +15,7 @@ __all__ = ("main",)
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    _hold_standard_descriptors()
     try:
         import click  # noqa: PLC0415 - an extra, and slow: nothing else pays for it
     except ImportError:
@@ -47,3 +48,17 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("SIPC_DEBUG"):
             traceback.print_exc()
         return Exit.BUG
+
+
+def _hold_standard_descriptors() -> None:
+    """Where one of 0, 1, 2 is closed, put what refuses every read and write: else the next file opened has its number.
+
+    A stage of a guard would then read its input from a directory of the supervisor's, or write into one of its files.
+    """
+    for number, unusable in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, unusable), True)  # the lowest number is free
+    if sys.stderr is None:  # print would take stdout in its place
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - until the process ends

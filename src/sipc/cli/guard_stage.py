@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -52,6 +53,7 @@ def stage(file: Path, name: str, state: Path | None, registry: Path | None, run:
         places = Places.below(base, guard.name, name, registry=registry)
 
     def report(line: str) -> None:
-        print(f"sipc: guard {guard.name}: {name}: {line}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads it; the stage goes on
+            print(f"sipc: guard {guard.name}: {name}: {line}", file=sys.stderr)
 
     return run_stage(guard, name, places, report, run=run)

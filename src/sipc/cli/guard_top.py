@@ -121,7 +121,7 @@ def _live(where: list[Path], guard: str | None, interval: float, rates: Rates) -
 
 @contextmanager
 def _screen() -> Iterator[Callable[[list[str]], None]]:
-    """The terminal, drawn on until left; stopped (Ctrl-Z) and continued, it is given back meanwhile."""
+    """The terminal, drawn on until left; given back also when the keyboard stops this (Ctrl-Z) or quits it."""
 
     def say(text: str) -> None:
         sys.stdout.buffer.write(text.encode())
@@ -137,7 +137,8 @@ def _screen() -> Iterator[Callable[[list[str]], None]]:
         signal.raise_signal(signal.SIGWINCH)  # draw at once
 
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
-    signal.signal(signal.SIGTSTP, suspend)
+    for number in (signal.SIGTSTP, signal.SIGQUIT):
+        signal.signal(number, suspend)
     try:
         say(_ENTER)
         yield lambda lines: say(_page(lines, os.get_terminal_size(sys.stdout.fileno())))

@@ -32,6 +32,7 @@ from sipc.guard.systemd import (
     status_of,
     unit_files,
 )
+from sipc.guard.text import clean
 from sipc.guard.units import GUARDS, channel_name, stage_name, target_name
 
 __all__ = ("down", "install", "status", "uninstall", "up")
@@ -283,9 +284,10 @@ def _relabel(guard: Guard) -> None:
         click.echo(f"note: no restorecon here: give {', '.join(there)} their labels", err=True)
         return
     done = subprocess.run([program, "-RFi", "--", *there], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          check=False)  # fmt: skip
-    if done.returncode:
-        click.echo(f"note: restorecon: {done.stderr.strip() or f'exit code {done.returncode}'}", err=True)
+                          errors="replace", check=False)  # fmt: skip
+    if done.returncode:  # it quotes names of files that anybody made
+        said = clean("; ".join(done.stderr.split("\n")).strip("; "), 1000)
+        click.echo(f"note: restorecon: {said or f'exit code {done.returncode}'}", err=True)
 
 
 def _kept(guard: Guard, root: Path) -> list[Path]:

@@ -8,6 +8,7 @@ has already; users of this host.  It reads, and touches nothing.
 from __future__ import annotations
 
 import pathlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +16,11 @@ from typing import TypeVar
 
 from sipc.definitions import check_apart
 from sipc.errors import SpecError
-from sipc.guard.config import read
+from sipc.guard.config import LONGEST_TEXT, read
 from sipc.guard.lines import Path
-from sipc.guard.model import Guard
+from sipc.guard.model import CommandFilter, Guard
 from sipc.guard.policy import account, channel_specs, options
-from sipc.guard.tables import File, Problem, listed, title
+from sipc.guard.tables import File, Problem, listed, shown, title
 from sipc.selinux.base import base_module
 from sipc.selinux.cil import Module
 from sipc.selinux.ends import ends_of
@@ -59,8 +60,15 @@ def load(path: pathlib.Path) -> Guard:
 
 def text_of(path: pathlib.Path) -> str:
     """A file's text, line ends as they are."""
+    most = 4 * LONGEST_TEXT  # bytes; a device has no end
     try:
-        return path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise SpecError(f"{path}:1: has more than {most} bytes: give at most {LONGEST_TEXT} characters")
+        if data.startswith(BOM_UTF8):
+            raise SpecError(f"{path}:1: begins with a byte order mark, which TOML has not: save the file without one")
+        return data.decode("utf-8")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}): give an existing guard file") from error
     except UnicodeDecodeError as error:
@@ -135,6 +143,8 @@ def _noting(file: File, place: Path, make: Callable[[], _T]) -> _T | None:
         return make()
     except SpecError as error:
         reason, _, fix = str(error).rpartition(": ")
+        if "sender.type" in fix:  # a key of a channel's definition; here the ends are stages
+            fix = f"give its stages and itself a type of its own each: {_ANOTHER}"
         file.problem(place, "type", reason, fix)
         return None
 
@@ -183,9 +193,25 @@ def _users(file: File, guard: Guard) -> list[str]:
 
 
 def _notes(guard: Guard) -> list[str]:
-    """What a channel asks for and what comes with it."""
+    """What a channel asks for and what comes with it; programs that there are not yet."""
     return [
-        f"channel {name}: POSIX queues have ways back that no policy mediates (docs/operations.md)"
-        for name, channel in guard.channels.items()
-        if channel.spec.backend is Backend.POSIX
+        *(
+            f"stage {name}: there is no program {shown(stage.work.command[0])} on this host: install it before the "
+            "guard runs"
+            for name, stage in guard.stages.items()
+            if isinstance(stage.work, CommandFilter) and not _is_file(stage.work.command[0])
+        ),
+        *(
+            f"channel {name}: POSIX queues have ways back that no policy mediates (docs/operations.md)"
+            for name, channel in guard.channels.items()
+            if channel.spec.backend is Backend.POSIX
+        ),
     ]
+
+
+def _is_file(path: str) -> bool:
+    """Whether a file is there; one that this user may not look at is not, for him."""
+    try:
+        return pathlib.Path(path).is_file()
+    except OSError:
+        return False

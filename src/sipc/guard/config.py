@@ -16,7 +16,7 @@ from typing import Any
 
 from sipc import definitions
 from sipc.errors import SpecError
-from sipc.guard.lines import find_lines
+from sipc.guard.lines import DEEPEST, find_lines
 from sipc.guard.model import (
     AuditPlace,
     CommandFilter,
@@ -38,6 +38,7 @@ from sipc.guard.tables import File, Problem, Table, named, shown, title
 from sipc.spec import MAX_DEPTH, MAX_SLOT_SIZE, MAX_SLOTS, Backend, ChannelSpec, Enforcement, Transport
 
 __all__ = (
+    "LONGEST_TEXT",
     "CommandFilter",
     "Guard",
     "GuardChannel",
@@ -58,8 +59,7 @@ __all__ = (
 # Names become parts of types, units and files.  A channel is registered as GUARD.CHANNEL, of at most 64 characters.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _CHANNEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
-# Far more than any guard needs, and read in no time.
-_LONGEST_TEXT = 1 << 20
+LONGEST_TEXT = 1 << 20  # characters: far more than any guard needs, and read in no time
 _SOCKET_PATH = 107  # sun_path of unix(7), less its NUL
 _LARGEST_SIZE = (1 << 63) - 1  # as spec.py has it for max_message
 _TOP = ("version", "guard", "stage", "channel")
@@ -80,13 +80,16 @@ def parse(text: str, source: str) -> Guard:
 
 def read(text: str, source: str) -> tuple[Guard | None, list[Problem]]:
     """Read a guard file's text into a guard, or into all problems that can be found."""
-    if len(text) > _LONGEST_TEXT:
-        reason, fix = f"has {len(text)} characters", f"give at most {_LONGEST_TEXT}"
+    if len(text) > LONGEST_TEXT:
+        reason, fix = f"has {len(text)} characters", f"give at most {LONGEST_TEXT}"
         return None, [Problem(line=1, table="", key="", reason=reason, fix=fix)]
     file = File(source=source, lines=find_lines(text))
+    if file.lines.deep is not None:
+        reason = f"tables or lists more than {DEEPEST} deep inside each other"
+        return None, [Problem(line=file.lines.deep, table="", key="", reason=reason, fix="no guard needs as many")]
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return None, _no_toml(file, text, error)
     guard = _Reader(file, document).guard()
     if file.problems:
@@ -94,7 +97,7 @@ def read(text: str, source: str) -> tuple[Guard | None, list[Problem]]:
     return guard, []
 
 
-def _no_toml(file: File, text: str, error: Exception) -> list[Problem]:
+def _no_toml(file: File, text: str, error: ValueError) -> list[Problem]:
     """What is given twice, with both lines; else what the parser says, with the one it came to."""
     found = []
     for twice in file.lines.twice:
@@ -105,12 +108,11 @@ def _no_toml(file: File, text: str, error: Exception) -> list[Problem]:
         ))  # fmt: skip
     if found:
         return found
-    words = str(error) if isinstance(error, ValueError) else "tables or lists too deep inside each other"
-    words = words if words.isprintable() else shown(words)
+    words = str(error) if str(error).isprintable() else shown(str(error))
     at = _AT.search(words)
     line = int(at[1]) if at is not None and at[1] else text.count("\n") + 1 if at is not None else 1
     column = f" in column {at[2]}" if at is not None and at[2] else ""
-    reason = f"not TOML{column}: {words[: at.start()] if at is not None else words}"
+    reason = f"not TOML{column}: {_AT.sub('', words)}"
     return [Problem(line=line, table="", key="", reason=reason, fix="write it as https://toml.io/en/v1.0.0 has it")]
 
 
@@ -243,11 +245,10 @@ class _Reader:
         if kind is Kind.FILTER:
             inside = table.table("filter", '{ python = "module:function" }')
             return self.filter(inside) if inside is not None else None
-        stream = "stdin" if kind is Kind.SOURCE else "stdout"
         inside = table.table(kind.value, '{ directory = "/a/directory" }')
         if inside is None:
             return None
-        keys = ("file", "directory", stream, "socket")
+        keys = ("file", "directory", stream := "stdin" if kind is Kind.SOURCE else "stdout", "socket")
         inside.only(keys)
         key = inside.one_of(keys, f"place of the {kind.value}")
         make = Source if kind is Kind.SOURCE else Sink

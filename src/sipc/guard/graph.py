@@ -18,7 +18,7 @@ from sipc.guard.layout import Box, Layout, lay_out
 from sipc.guard.model import CommandFilter, Guard, GuardChannel, PythonFilter, Stage
 from sipc.guard.proof import Proof, Said, Verdict
 from sipc.guard.text import cells, clean, elided, wrapped
-from sipc.spec import Transport
+from sipc.spec import Enforcement, Transport
 
 __all__ = ("as_dict", "as_svg")
 
@@ -133,12 +133,12 @@ def _size(count: int) -> str:
     return f"{count} B"
 
 
-def _stage_lines(stage: Stage) -> list[str]:
+def _stage_lines(stage: Stage, *, confined: bool) -> list[str]:
     user = "whoever starts it" if stage.user is None else str(stage.user)
     group = "" if stage.group is None else f", group {stage.group}"
     return [
         f"{stage.kind}, user {user}{group}",
-        f"domain {stage.type or 'none'}",
+        f"domain {stage.type}" if confined else "no domain: its channels are dac",
         *(f"{word} {text}" for word, text in _does(stage)),
     ]
 
@@ -154,7 +154,12 @@ def _channel_lines(channel: GuardChannel) -> list[str]:
 
 def as_svg(guard: Guard, proof: Proof) -> str:
     """The picture."""
-    stages = {name: [clean(line) for line in _stage_lines(stage)] for name, stage in guard.stages.items()}
+    asking = [one for one in guard.channels.values() if one.spec.enforcement is Enforcement.SELINUX]
+    confined = {stage for channel in asking for stage in (channel.sender, channel.receiver)}
+    stages = {
+        name: [clean(line) for line in _stage_lines(stage, confined=name in confined)]
+        for name, stage in guard.stages.items()
+    }
     channels = {name: _channel_lines(channel) for name, channel in guard.channels.items()}
     meeting = {name: max(sum(edge[side] == name for edge in guard.edges) for side in (0, 1)) for name in stages}
     placed = lay_out(

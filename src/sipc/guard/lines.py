@@ -15,7 +15,7 @@ import tomllib
 from bisect import bisect_left
 from dataclasses import dataclass
 
-__all__ = ("Lines", "Path", "Twice", "find_lines")
+__all__ = ("DEEPEST", "Lines", "Path", "Twice", "find_lines")
 
 Path = tuple[str | int, ...]
 
@@ -29,6 +29,11 @@ _STRINGS = (
     ('"', re.compile(r'"(?:[^"\\\n]|\\[^\n])*"')),
     ("'", re.compile(r"'[^'\n]*'")),
 )
+# A guard's deepest path has five parts.  A path is kept for every key, with all parts before it, and tomllib walks them
+# all for each of a dotted key: without a limit a text of 100 KiB takes minutes and gigabytes.
+DEEPEST = 16
+# More would not be read by anybody, and each is compared with those before.
+_MOST_TWICE = 100
 # Numbers, booleans, dates (which may have a space inside): whatever can not end them.
 _SCALAR = re.compile(r"[^,\]}#\n]+")
 
@@ -44,11 +49,15 @@ class Twice:
 
 
 class Lines:
-    """Lines, counted from 1, by path: ("stage", "ingest", "user"), and a number for an element of an array."""
+    """Lines, counted from 1, by path: ("stage", "ingest", "user"), and a number for an element of an array.
+
+    `deep` is the line on which a path gets more than DEEPEST parts, if one does; nothing after it is known.
+    """
 
     def __init__(self) -> None:
         self.known: dict[Path, int] = {}
         self.twice: list[Twice] = []
+        self.deep: int | None = None
 
     def of(self, path: Path) -> int:
         """The line of a key, or of the nearest thing around it that has one, or 1."""
@@ -61,7 +70,7 @@ class Lines:
 def find_lines(text: str) -> Lines:
     """Scan a text.  Of one that is not TOML, what stands before the scan gets lost."""
     scanner = _Scanner(text.replace("\r\n", "\n"))
-    with contextlib.suppress(_LostError, RecursionError):  # what is known by then is true
+    with contextlib.suppress(_LostError):  # what is known by then is true
         scanner.document()
     return scanner.found
 
@@ -103,10 +112,16 @@ class _Scanner:
         if not self.passes(mark):
             raise _LostError
 
+    def deeper(self, parts: int) -> None:
+        """Go on only where a path of so many parts can stand."""
+        if parts > DEEPEST:
+            self.found.deep = self.line()
+            raise _LostError
+
     def document(self) -> None:
         table: Path = ()
         self.take(_SPACE)
-        while self.at < len(self.text):
+        while self.at < len(self.text) and len(self.found.twice) < _MOST_TWICE:
             if self.sees("["):
                 table = self.header()
             else:
@@ -147,6 +162,7 @@ class _Scanner:
         while True:
             self.take(_BLANK)
             parts.append(self.part())
+            self.deeper(len(parts))
             self.take(_BLANK)
             if not self.passes("."):
                 return parts
@@ -166,6 +182,7 @@ class _Scanner:
         path = table
         for part in self.key():
             path = (*path, part)
+            self.deeper(len(path))
             self.found.known.setdefault(path, line)
         if path in self.assigned and not self.repeated(path):
             self.found.twice.append(Twice(path=path, first=self.assigned[path], second=line, header=False))
@@ -191,6 +208,7 @@ class _Scanner:
         self.take(_SPACE)
         while not self.passes("]"):
             inside = (*path, number)
+            self.deeper(len(inside))
             self.found.known[inside] = self.line()
             self.value(inside)
             self.take(_SPACE)

@@ -15,7 +15,16 @@ from typing import Protocol, Self
 
 from sipc.errors import Broken, Closed, SpecError
 from sipc.guard.framing import message
-from sipc.guard.storage import close_directory, doing, open_directory, regular, remove, write_all, write_new
+from sipc.guard.storage import (
+    check_replaceable,
+    close_directory,
+    doing,
+    open_directory,
+    regular,
+    remove,
+    write_all,
+    write_new,
+)
 from sipc.guard.verdicts import MessageId
 
 __all__ = ("DirectorySink", "FileSink", "Sink", "StreamSink")
@@ -62,12 +71,20 @@ class FileSink(_Directory):
     """One file that always holds the newest message, whole: readers see the old one or the new one."""
 
     def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o600) -> None:
-        """Replace `path`, with `mode`, by each message."""
+        """Replace `path`, with `mode`, by each message.
+
+        Raises `SpecError` when a device, a pipe, a directory or a link is there: root's /dev/null would be replaced.
+        """
         place = Path(path)
         if not place.name:
             raise SpecError(f"sink {place}: name a file")
         super().__init__(place.parent, "directory of the sink's file")
         self._name, self._mode = place.name, mode
+        try:
+            check_replaceable(self._fd, place)
+        except BaseException:
+            self.close()
+            raise
 
     def put(self, data: bytes, identity: MessageId) -> None:
         """Replace the file."""

@@ -14,6 +14,7 @@ import select
 import socket
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -30,6 +31,11 @@ _PIECE = 65536
 # Clients of one user on one host; each may make us hold one message.
 _CONNECTIONS = 64
 _LONGEST_PATH = 107  # bytes of sun_path, less its NUL
+# Seconds between two attempts at who is not there: soon enough for one who is restarted, and no load while he is away.
+# That somebody listens again no file event tells: listen(2) comes after bind(2).
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+# What the kernel says when there is nobody, or nobody any more.
+_GONE = (errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 
 
 def _check_path(path: str | os.PathLike[str]) -> Path:
@@ -177,13 +183,27 @@ class SocketSource:
                 self._hang_up(connection)
 
 
+class _Away(Broken):
+    """Nobody is there who could take the message; somebody may come."""
+
+
 class SocketSink:
     """Sends each message to who listens at a path, and waits until that one says that it has it."""
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
-        """Connect at the first message; `timeout` is in seconds for each message."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        """Connect at the first message; `timeout` is in seconds for each message.
+
+        With `report`, a message waits for who is not there, or has gone, as for one who is slow; it is told so once.
+        """
         self.path = _check_path(path)
         self._timeout = timeout
+        self._report = report
         self._peer: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -202,6 +222,23 @@ class SocketSink:
         """Deliver one message.  Raises `Broken`, `Timeout`; then it may have arrived, and is to be put again."""
         del identity  # the other side gets messages, and nothing else
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        pause = 0.0
+        while True:
+            try:
+                self._put(data, deadline)
+            except _Away as error:
+                if self._report is None:
+                    raise
+                if not pause:
+                    self._report(f"{error}; the message waits")
+                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                time.sleep(pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic())))
+            else:
+                if pause and self._report is not None:
+                    self._report(f"socket {self.path}: the message that waited was taken")
+                return
+
+    def _put(self, data: bytes, deadline: float | None) -> None:
         try:
             self._send(message(data), deadline)
             self._await_answer(deadline)
@@ -212,7 +249,8 @@ class SocketSink:
             self.close()
             advice = {errno.ENOENT: "nobody listens there", errno.ECONNREFUSED: "nobody listens there any more"}
             why = advice.get(error.errno or 0, f"{error.strerror}")
-            raise Broken(f"socket {self.path}: {why}: start who should, then put the message again") from error
+            kind = _Away if error.errno in _GONE else Broken
+            raise kind(f"socket {self.path}: {why}: start who should, then put the message again") from error
         except BaseException:
             self.close()
             raise
@@ -249,7 +287,7 @@ class SocketSink:
             peer.settimeout(self._left(deadline))
             piece = peer.recv(_PIECE)
             if not piece:
-                raise Broken(f"socket {self.path}: it hung up without an answer: it may have the message; put it again")
+                raise _Away(f"socket {self.path}: it hung up without an answer: it may have the message; put it again")
             told += piece
             try:
                 found = read_answer(told, 0)

@@ -6,19 +6,34 @@ same two verbs; taking again before `done` gives the same message again.
 
 Of a directory, a file is a message when it is whole, and only its writer knows when that is.  So names beginning with
 a dot are left alone: write under such a name, or elsewhere on the file system, and rename.
+
+Who fills a spool may not be able to stop what empties it.  So a file that can not be a message, because it is too large
+or may not be read, is given a name beginning with a dot, and told; the next one is taken.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Self
 
-from sipc.errors import Broken, EndOfStream, SpecError, Timeout
+from sipc.errors import Broken, EndOfStream, KernelError, SpecError, Timeout
 from sipc.guard.framing import FramingError, MessageFrames
-from sipc.guard.storage import close_directory, doing, open_directory, read_file, regular, remove
+from sipc.guard.storage import (
+    NoMessage,
+    close_directory,
+    doing,
+    open_directory,
+    read_file,
+    regular,
+    remove,
+    too_large,
+)
+from sipc.guard.text import clean
 from sipc.guard.verdicts import MessageId
 from sipc.watch import watching
 
@@ -27,6 +42,11 @@ __all__ = ("DirectorySource", "FileSource", "Source", "StreamSource", "in_hand")
 _PIECE = 65536
 _STREAM_PIECE = 1 << 20  # bytes; as much as a pipe has at most without privileges
 _TAKEN = ".taken"
+_REFUSED = ".refused"
+_LONGEST_NAME = 255  # bytes, NAME_MAX
+# What opening a file says when the file is the reason: its mode or label, a link, a socket or device put in its place,
+# a lease that its owner holds.
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EAGAIN)
 
 
 class Source(Protocol):
@@ -112,14 +132,22 @@ class DirectorySource(_Base):
 
     The file in hand is renamed to `.taken`, so that another of its name can come and is not removed in its place.  A
     file that comes later counts among those that are not taken yet: between two messages the order is by name.
-    `skipped` names what lies there and is no plain file.
+    `skipped` names what lies there and is no plain file.  A plain one that can not be a message is renamed to
+    `.refused-TIME-WHY-NAME`; rename it back when that has changed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_message: int) -> None:
-        """Open the directory, where others may put files.  What a predecessor had in hand is taken first."""
+    def __init__(
+        self, path: str | os.PathLike[str], *, max_message: int, report: Callable[[str], None] | None = None
+    ) -> None:
+        """Open the directory, where others may put files.  What a predecessor had in hand is taken first.
+
+        `report` is told, a line at a time, what is left alone and what is refused.
+        """
         super().__init__()
         self.path = Path(path)
         self._limit = max_message
+        self._report = report
+        self._name = ""  # of the file in hand, when it was put there; a predecessor's is not known
         self._fd = open_directory(self.path, "spool", private=False)
         self._names: list[str] = []
         self.skipped: set[str] = set()
@@ -128,6 +156,12 @@ class DirectorySource(_Base):
             close_directory(self._fd)
             raise SpecError(f"spool {self.path} has {held}, and one file can be in hand: look which, move the others")
         self._held = held[0] if held else None
+        if before := sum(name.startswith(f"{_REFUSED}-") for name in os.listdir(self._fd)):
+            self._tell(f"spool {self.path} has {before} of {_REFUSED}-*, refused before: look why, or take them away")
+
+    def _tell(self, line: str) -> None:
+        if self._report is not None:
+            self._report(clean(line))
 
     def close(self) -> None:
         """Close; the file in hand stays in hand for the next process."""
@@ -154,15 +188,34 @@ class DirectorySource(_Base):
         self._held = name
 
     def take(self, timeout: float | None = None) -> bytes:
-        """The next file."""
-        if self._in_hand is not None:
-            return self._in_hand
-        if self._held is None:
-            self._hold(None if timeout is None else time.monotonic() + timeout)
-        held = self._held or _TAKEN
-        with doing("open", self.path / held, "this user must be allowed to read what is put there"):
-            self._in_hand = read_file(self._fd, held, self.path / held, self._limit)
+        """The next file that can be a message."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._in_hand is None:
+            if self._held is None:
+                self._hold(deadline)
+            held = self._held or _TAKEN
+            place = self.path / (self._name or held)
+            try:
+                with doing("open", place, "this user must be allowed to read what is put there"):
+                    self._in_hand = read_file(self._fd, held, place, self._limit)
+            except (NoMessage, KernelError) as error:
+                if self.intended is not None or (isinstance(error, KernelError) and error.errno not in _UNREADABLE):
+                    raise  # perhaps it was sent; or it is not the file's fault
+                self._refuse(held, error)
+                self._held = None
         return self._in_hand
+
+    def _refuse(self, name: str, error: NoMessage | KernelError) -> None:
+        """Put a file out of the way: whole, in the same directory, with the reason in its name, and told."""
+        why = error.why if isinstance(error, NoMessage) else "unreadable"
+        known = name if name != _TAKEN else self._name or "taken"
+        kept = os.fsencode(f"{_REFUSED}-{time.time_ns()}-{why}-{known}")[:_LONGEST_NAME]
+        with doing("rename", self.path / name, "this user must be allowed to rename files there"):
+            try:
+                os.rename(name, kept, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            except FileNotFoundError:
+                return  # its writer thought better of it
+        self._tell(f"refused: {error}; it is {os.fsdecode(kept)} now")
 
     def done(self) -> None:
         """Remove the file in hand."""
@@ -170,6 +223,7 @@ class DirectorySource(_Base):
             with doing("unlink", self.path / self._held, "this user must be allowed to remove files there"):
                 remove(self._fd, self._held)
         self._held = self._in_hand = None
+        self._name = ""
 
     def _hold(self, deadline: float | None) -> None:
         while True:
@@ -192,23 +246,25 @@ class DirectorySource(_Base):
             status = regular(self._fd, name)
             if status is None:
                 self._names.pop()
-                self.skipped.add(name)
+                self._skip(name)
                 continue
-            if status.st_size > self._limit:  # before it is renamed: whoever is told of it shall find it
-                self._names = []
-                raise SpecError(
-                    f"{self.path / name} has {status.st_size} bytes, and a message may have {self._limit}: take the "
-                    "file away, or raise max_message of the channel"
-                )
             self._names.pop()
+            if status.st_size > self._limit:  # under its own name: of `.taken`, a successor would not know it
+                self._refuse(name, too_large(self.path / name, status.st_size, self._limit))
+                continue
             with doing("rename", self.path / name, "this user must be allowed to rename files there"):
                 try:
                     os.rename(name, _TAKEN, src_dir_fd=self._fd, dst_dir_fd=self._fd)
                 except FileNotFoundError:
                     continue  # its writer thought better of it
-            self._held = _TAKEN
+            self._held, self._name = _TAKEN, name
             return True
         return False
+
+    def _skip(self, name: str) -> None:
+        if name not in self.skipped:
+            self.skipped.add(name)
+            self._tell(f"spool {self.path} has {name!r}, which is no plain file: it is left where it is")
 
 
 class StreamSource(_Base):

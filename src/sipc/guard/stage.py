@@ -179,7 +179,7 @@ class _Running:
         self.status.write()
         work = self.stage.work
         if isinstance(work, SourceWork):
-            source = _source(work, outputs.largest)
+            source = _source(work, outputs.largest, self.report)
             stack.callback(source.close)
             self._confine(outputs.first)
             run_source(source, outputs, intents, self.status, self.stop, run=self.run_name)
@@ -188,7 +188,7 @@ class _Running:
         packed = not isinstance(work, SinkWork) or work.medium is Medium.STREAM
         inputs = Inputs(self.receivers, self.counts, self.status, self.stop, packed=packed)
         if isinstance(work, SinkWork):
-            sink = _sink(work)
+            sink = _sink(work, self.report)
             stack.callback(sink.close)
             self._confine(next(iter(self.receivers.values())))
             run_sink(
@@ -290,21 +290,22 @@ def _policy(stage: Stage) -> EndpointPolicy | None:
     return None if uid is None and gid is None else EndpointPolicy(uid=uid, gid=gid)
 
 
-def _source(work: SourceWork, largest: int) -> Source:
+def _source(work: SourceWork, largest: int, report: Callable[[str], None]) -> Source:
     if work.path is None:
         return StreamSource(0, max_message=largest)
     if work.medium is Medium.FILE:
         return FileSource(work.path, max_message=largest)
-    kind = DirectorySource if work.medium is Medium.DIRECTORY else SocketSource
-    return kind(work.path, max_message=largest)
+    if work.medium is Medium.DIRECTORY:
+        return DirectorySource(work.path, max_message=largest, report=report)
+    return SocketSource(work.path, max_message=largest)
 
 
-def _sink(work: SinkWork) -> Sink:
+def _sink(work: SinkWork, report: Callable[[str], None]) -> Sink:
     if work.path is None:
         return StreamSink(1)
     if work.medium is Medium.FILE:
         return FileSink(work.path)
-    return DirectorySink(work.path) if work.medium is Medium.DIRECTORY else SocketSink(work.path)
+    return DirectorySink(work.path) if work.medium is Medium.DIRECTORY else SocketSink(work.path, report=report)
 
 
 def _filter(work: PythonWork | CommandWork, largest: int) -> Filter:

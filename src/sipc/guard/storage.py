@@ -15,14 +15,23 @@ from pathlib import Path
 
 from sipc.errors import KernelError, SpecError
 
-__all__ = ("close_directory", "doing", "open_directory", "read_file", "regular", "remove", "replace_file",
-           "write_all", "write_new")  # fmt: skip
+__all__ = ("NoMessage", "check_replaceable", "close_directory", "doing", "open_directory", "read_file", "regular",
+           "remove", "replace_file", "too_large", "write_all", "write_new")  # fmt: skip
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a pipe that somebody put there must not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _PIECE = 1 << 20
+
+
+class NoMessage(SpecError):
+    """A file that can not be a message; `why` says it in one word."""
+
+    def __init__(self, why: str, message: str) -> None:
+        """`why`: part of a file's name."""
+        super().__init__(message)
+        self.why = why
 
 
 @contextmanager
@@ -102,13 +111,15 @@ def remove(directory: int, name: str) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put a file that anybody may read in the place of what is there: whole, or as it was.
+    """Put a file that anybody may read in the place of the plain file that is there: whole, or as it was.
 
+    A device, a pipe or a link is not replaced: what is said to it would reach nobody, and root's /dev/null is gone.
     Raises `SpecError`, which says what to do; nothing is left behind.
     """
     fresh = f".{path.name}.new"
     fd = open_directory(path.parent, "directory", private=False)
     try:
+        check_replaceable(fd, path)
         write_new(fd, fresh, data, 0o644)
         try:
             os.rename(fresh, path.name, src_dir_fd=fd, dst_dir_fd=fd)
@@ -120,6 +131,13 @@ def replace_file(path: Path, data: bytes) -> None:
         raise SpecError(f"{path}: {error.strerror}: name a file in a directory that this user may write") from error
     finally:
         os.close(fd)
+
+
+def check_replaceable(directory: int, path: Path) -> None:
+    """Raise `SpecError` when something stands at `path`, in this directory, that is no plain file."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path.name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise SpecError(f"{path} is no plain file, and would be replaced by one: name another, or standard output")
 
 
 def regular(directory: int, name: str) -> os.stat_result | None:
@@ -134,18 +152,15 @@ def regular(directory: int, name: str) -> os.stat_result | None:
 def read_file(directory: int | None, name: str, where: Path, limit: int) -> bytes:
     """The whole of a plain file of at most `limit` bytes that nobody writes to meanwhile.
 
-    Raises `SpecError` for what is not that, `OSError` when the kernel refuses.
+    Raises `NoMessage` for what is not that, `OSError` when the kernel refuses.
     """
     fd = os.open(name, _READ, dir_fd=directory)
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
-            raise SpecError(f"{where} is not a plain file: only plain files are messages")
+            raise NoMessage("no-file", f"{where} is not a plain file: only plain files are messages")
         if before.st_size > limit:
-            raise SpecError(
-                f"{where} has {before.st_size} bytes, and a message may have {limit}: take the file away, or raise "
-                "max_message of the channel"
-            )
+            raise too_large(where, before.st_size, limit)
         data = bytearray()
         while piece := os.read(fd, _PIECE):
             data += piece
@@ -155,5 +170,16 @@ def read_file(directory: int | None, name: str, where: Path, limit: int) -> byte
     finally:
         os.close(fd)
     if len(data) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise SpecError(f"{where} was written to while it was read: write elsewhere, and rename it when it is whole")
+        raise NoMessage(
+            "changing", f"{where} was written to while it was read: write elsewhere, and rename it when it is whole"
+        )
     return bytes(data)
+
+
+def too_large(where: Path, size: int, limit: int) -> NoMessage:
+    """What to raise for a file of more bytes than a message may have."""
+    return NoMessage(
+        "too-large",
+        f"{where} has {size} bytes, and a message may have {limit}: take the file away, or raise max_message of the "
+        "channel",
+    )

@@ -121,10 +121,11 @@ class Supervisor:
         for slot in sorted(self.slots.values(), key=lambda slot: slot.stage.kind is Kind.SOURCE):
             if self.drain_until is None:
                 self._start(slot)  # who receives is there before who sends
-        while not all(slot.over for slot in self.slots.values()):
+        while True:
             self._advance(time.monotonic())
+            if all(slot.over for slot in self.slots.values()):  # also since the line above: then nothing would wake us
+                return self.ending
             self._wait()
-        return self.ending
 
     # -- waiting -----------------------------------------------------------------------------------------------
 

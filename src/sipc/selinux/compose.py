@@ -19,6 +19,7 @@ from sipc.errors import PolicyUnavailable, SpecError
 __all__ = ("compose", "find_modules", "in_force")
 
 _LIMIT = 300  # seconds; the largest policies take about ten
+_LONGEST_WORDS = 2000  # characters of what it says; the first error is what counts
 
 
 def find_modules(places: Iterable[Path]) -> list[Path]:
@@ -74,10 +75,15 @@ def compose(
     with tempfile.TemporaryDirectory(prefix="sipc-policy-") as work:
         files: list[str] = []
         for number, place in enumerate(find_modules(places)):
-            data = place.read_bytes()
-            if data.startswith(b"BZh"):
+            try:
+                data = place.read_bytes()
+                plain = bz2.decompress(data) if data.startswith(b"BZh") else None
+            except (OSError, ValueError, EOFError) as error:
+                reason = getattr(error, "strerror", None) or f"it begins as bzip2 does, and is not ({error})"
+                raise SpecError(f"{place}: {reason}: name a CIL module that this user can read") from error
+            if plain is not None:
                 unpacked = Path(work, f"{number}.cil")
-                unpacked.write_bytes(bz2.decompress(data))
+                unpacked.write_bytes(plain)
                 files.append(str(unpacked))
             else:
                 files.append(str(place.absolute()))
@@ -90,8 +96,19 @@ def compose(
         argv = [compiler, "-M", "true", "-c", str(version), "-U", "allow", *([] if checks else ["-N"])]
         argv += [] if dontaudit else ["-D"]
         argv += ["-o", f"{work}/policy", "-f", f"{work}/contexts", *files]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT)
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, errors="backslashreplace", check=False, timeout=_LIMIT
+            )
+        except subprocess.TimeoutExpired as error:
+            raise SpecError(f"the policy compiler did not end within {_LIMIT:g} s: give it fewer modules") from error
         if done.returncode != 0:
             said = "; ".join(line.replace(f"{work}/", "") for line in (done.stdout + done.stderr).split("\n") if line)
-            raise SpecError(f"the policy compiler refuses these modules: {said or 'without a word'}")
+            raise SpecError(f"the policy compiler refuses these modules: {_printable(said) or 'without a word'}")
         return Path(work, "policy").read_bytes()
+
+
+def _printable(text: str) -> str:
+    """What the compiler quotes of a file, without anything that a terminal would obey."""
+    cut = text[:_LONGEST_WORDS]
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)

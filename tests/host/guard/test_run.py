@@ -149,6 +149,17 @@ def test_a_stage_that_dies_too_often_stops_the_guard(playbook: Path, registry: P
     assert channels(registry) == []  # nothing was ever sent
 
 
+def test_the_last_stage_that_dies_too_often_ends_the_guard(playbook: Path, registry: Path) -> None:
+    """With the others ended already nothing else would ever happen, and the supervisor waited for that."""
+    for name in "ab":
+        script(playbook, name, [("exit", 0)])
+    script(playbook, "f", [("kill",)])
+    with Run(guard_file(playbook), registry=registry, burst=3, interval=60.0) as run:
+        assert run.end() == 4
+    assert run.of("limit") == ["f"]
+    assert run.of("told") == []
+
+
 @pytest.mark.parametrize(("code", "ending"), [(3, 3), (4, 4), (1, 70), (70, 70)])
 def test_a_stage_that_can_not_run_stops_the_guard(playbook: Path, registry: Path, code: int, ending: int) -> None:
     """It would not do better the next time; the guard ends with its reason."""

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from tests.host.guard.test_run import channels
-from tests.support.cli import sipc
+from tests.support.cli import PROGRAM, sipc
 from tests.support.foreground import guard_file
 
 from sipc.guard.framing import message
@@ -58,6 +59,23 @@ def test_streams_pass_through(folder: Path, registry: Path) -> None:
     done = sipc("guard", "run", file, "--state", folder / "state", registry=registry, data=frames)
     assert done.returncode == 0, done
     assert done.stdout.encode() == frames
+    assert channels(registry) == []
+
+
+def test_a_closed_standard_stream_is_no_file_of_the_supervisors(folder: Path, registry: Path) -> None:
+    """What it opens next would have that number, and the stage would read from it, or write into it."""
+    file = guard_file(folder, stages=STREAMS)
+    run = [*PROGRAM, "guard", "run", str(file), "--state", str(folder / "state"), "--registry", str(registry)]
+    closed = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *run], capture_output=True, check=False, timeout=60)
+    assert closed.returncode == 4
+    assert b"a: read on descriptor 0: Bad file descriptor" in closed.stderr
+    unread = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *run], input=message(b"one"), capture_output=True, check=False, timeout=60
+    )
+    assert unread.returncode == 4
+    assert b"b: write on descriptor 1: Bad file descriptor" in unread.stderr
+    done = sipc("guard", "run", file, "--state", folder / "state", registry=registry, data=b"")
+    assert done.stdout.encode() == message(b"one")
     assert channels(registry) == []
 
 

@@ -141,6 +141,34 @@ def test_a_sink_says_that_nobody_is_there_or_answers(folder: Path) -> None:
             sink.put(b"x", ONE)
 
 
+def test_a_stages_message_waits_for_who_is_not_there_or_has_gone(folder: Path) -> None:
+    """Nobody yet, one who dies with the message in hand, one whose socket is left behind: told once, taken at last."""
+    place, told = folder / "s", folder / "told"
+
+    def put() -> None:
+        with told.open("a", buffering=1) as file, SocketSink(place, report=lambda line: print(line, file=file)) as sink:
+            sink.put(b"x", ONE)
+
+    child = Child(put)
+    while not told.exists() or not told.read_text():
+        assert not child.done()
+    for number in range(3):
+        place.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place))
+            listener.listen()
+            peer = listener.accept()[0]
+            assert peer.recv(100) == message(b"x")
+            if number == 2:
+                peer.sendall(struct.pack("<BI", 0, 0))
+            peer.close()
+    child.result()
+    assert told.read_text().splitlines() == [
+        f"socket {place}: nobody listens there: start who should, then put the message again; the message waits",
+        f"socket {place}: the message that waited was taken",
+    ]
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

@@ -166,6 +166,15 @@ def test_terminated_it_gives_the_terminal_back(place: Path) -> None:
         assert screen.process.wait(LONGEST) == 130
 
 
+def test_quit_by_the_keyboard_it_gives_the_terminal_back(place: Path) -> None:
+    """SIGQUIT ends it as it ends anything."""
+    with terminal("--state", place, "--interval", "3600") as screen:
+        screen.until(drawn)
+        os.write(screen.master, b"\x1c")
+        screen.until(lambda text: LEAVE in text)
+        assert screen.process.wait(LONGEST) == -signal.SIGQUIT
+
+
 def test_a_guard_that_goes_away_is_told_and_comes_again(place: Path) -> None:
     """The view does not end with it."""
     with terminal("json", "--state", place, "--interval", "0.1") as screen:
@@ -247,6 +256,28 @@ def test_metrics_for_a_collector_are_written_whole(place: Path, tmp_path: Path) 
     assert out.read_text() == text
     assert os.listdir(folder) == ["sipc.prom"]
     assert sipc("guard", "metrics", "-o", tmp_path / "none/x.prom", "--state", place).returncode == 3
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to nothing", "device"])
+def test_what_is_no_plain_file_is_not_replaced(place: Path, tmp_path: Path, kind: str) -> None:
+    """`-o /dev/null` of root took the machine's /dev/null away."""
+    out = tmp_path / "out"
+    (tmp_path / "other").write_text("other\n")
+    if kind == "pipe":
+        os.mkfifo(out)
+    elif kind == "device":
+        os.mknod(out, stat.S_IFCHR | 0o600, Path(os.devnull).stat().st_rdev)
+    else:
+        out.symlink_to("other" if kind == "link" else "nothing")
+    before, names = out.lstat(), os.listdir(tmp_path)
+    done = sipc("guard", "metrics", "-o", out, "--state", place)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"sipc: {out} is no plain file, and would be replaced by one: name another, or standard output\n"
+    )
+    assert out.lstat() == before
+    assert os.listdir(tmp_path) == names
+    assert (tmp_path / "other").read_text() == "other\n"
 
 
 def test_readers_of_the_file_never_see_half_of_it(place: Path, tmp_path: Path) -> None:

@@ -140,12 +140,16 @@ def test_what_can_not_be_drawn_is_not(
 
 
 def test_the_file_is_replaced_whole_and_may_be_read(here: Path) -> None:
-    """A link there is replaced, not followed; nothing is left beside it."""
+    """A link there is neither replaced nor followed (/dev/stdout is one); nothing is left beside it."""
     (here / "kept").write_text("kept")
     (here / "out.svg").symlink_to("kept")
     before = set(os.listdir(here))
-    assert main(["guard", "graph", "guard.toml", "-o", "out.svg"]) == 0
+    assert main(["guard", "graph", "guard.toml", "-o", "out.svg"]) == 3
     assert (here / "kept").read_text() == "kept"
+    assert (here / "out.svg").is_symlink()
+    (here / "out.svg").unlink()
+    (here / "out.svg").write_text("old")
+    assert main(["guard", "graph", "guard.toml", "-o", "out.svg"]) == 0
     status = (here / "out.svg").lstat()
     assert (stat.S_ISREG(status.st_mode), stat.S_IMODE(status.st_mode)) == (True, 0o644)
     assert set(os.listdir(here)) == before

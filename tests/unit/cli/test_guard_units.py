@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.guards import GOOD
 
-from sipc.cli import main
+from sipc.cli import guard_units, main
 from sipc.errors import Denied, PolicyUnavailable
 from sipc.guard import systemd
 from sipc.guard.config import parse
@@ -156,3 +156,16 @@ def test_a_status_file_is_believed_in_nothing_but_its_text(tmp_path: Path) -> No
         assert status_of(tmp_path, "json", "scrub") is None
     path.write_text('{"version": 1, "state": "running"}')
     assert status_of(tmp_path, "json", "scrub") == {"version": 1, "state": "running"}
+
+
+def test_what_restorecon_says_of_anybodys_files_is_told_printable(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names in a spool are its writers' choice: no UTF-8, a terminal's escapes."""
+    program = tmp_path / "restorecon"
+    program.write_text("#!/bin/sh\nprintf 'can not: \\377 \\033[2J\\nnor that\\n' >&2\nexit 255\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(guard_units, "_PATH", str(tmp_path))
+    monkeypatch.setattr(guard_units, "LABELLED", (str(tmp_path),))
+    guard_units._relabel(parse(file.read_text(), "x"))
+    assert capsys.readouterr().err == "note: restorecon: can not: \ufffd \\x1b[2J; nor that\n"

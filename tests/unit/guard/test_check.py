@@ -220,6 +220,15 @@ def notes(text: str) -> list[str]:
     return list(found.notes)
 
 
+def test_a_program_that_there_is_not_is_noted(tmp_path: Path) -> None:
+    """As a user is: the file may be written on another host; and a directory is none, nor what may not be looked at."""
+    python = 'python = "json_guard:scrub", timeout = 2, decode = "json_guard:Order"'
+    for place in ("/nowhere/jq", str(tmp_path), "/proc/self/mem/x"):
+        found = notes(changed((python, f'command = ["{place}"]')))
+        assert f"stage scrub: there is no program '{place}' on this host: install it before the guard runs" in found
+    assert not any("program" in note for note in notes(changed((python, 'command = ["/bin/sh"]'))))
+
+
 def test_what_holds_less_than_one_might_think_is_said() -> None:
     """Under dac, as root, over POSIX queues; of SELinux with users of their own nothing needs to be said."""
     (note,) = notes(SMALL)
@@ -251,6 +260,14 @@ def test_a_file_is_loaded_checked_as_a_whole(tmp_path: Path) -> None:
         load(path)
 
 
+def test_what_to_do_about_a_type_is_said_in_keys_of_a_guard_file() -> None:
+    """`sender.type` is a key of a channel's definition; a guard file has the stages' own."""
+    found = examine(changed(("slots = 6", 'type = "json_ingest_t"')), "F")
+    (line,) = found.lines
+    assert line.startswith("F:27: [channel.raw] type: channel 'json.raw': json_ingest_t would be two things at once: ")
+    assert line.endswith(': give its stages and itself a type of its own each: write type = "ANOTHER_t"')
+
+
 def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
     """Not there, a folder, no text; line ends are left as they are."""
     with pytest.raises(SpecError, match=r"nothing: cannot be read \(No such file or directory\): give an existing"):
@@ -261,8 +278,13 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"version = 1\n\n# \xff\n")
     with pytest.raises(SpecError, match=r"guard.toml:3: not UTF-8: save the file as UTF-8"):
         load(path)
+    path.write_bytes(SMALL.encode("utf-8-sig"))
+    with pytest.raises(SpecError, match=r"guard.toml:1: begins with a byte order mark, which TOML has not: save"):
+        load(path)
     path.write_bytes(SMALL.replace("\n", "\r\n").encode())
     assert load(path).name == "g"
+    with pytest.raises(SpecError, match=r"^/dev/zero:1: has more than 4194304 bytes: give at most 1048576 characters$"):
+        load(Path("/dev/zero"))
     path.write_bytes(SMALL.replace("\n", "\r").encode())
     with pytest.raises(SpecError, match=r"guard.toml:1: not TOML"):
         load(path)

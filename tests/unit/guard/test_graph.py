@@ -67,6 +67,17 @@ def test_everything_of_the_file_is_in_the_picture() -> None:
     ]  # fmt: skip
 
 
+def test_a_stage_that_runs_in_no_domain_is_drawn_with_none() -> None:
+    """Under dac alone nothing puts it there, though it has the name of one; a channel that asks for SELinux does."""
+    assert words(root(parse(SMALL, "F"))).count("no domain: its channels are dac") == 2
+    assert not any(line.startswith("domain ") for line in words(root(parse(SMALL, "F"))))
+    mixed = changed(('slot_size = "64 KiB"', 'enforcement = "dac"'))
+    drawn = words(root(parse(mixed, "F")))
+    assert [line for line in drawn if "domain" in line] == [
+        "domain json_ingest_t", "domain json_scrubber_t", "no domain: its channels are dac",
+    ]  # fmt: skip
+
+
 def test_what_was_cut_is_whole_in_the_tooltip() -> None:
     """A path longer than a box."""
     assert QUARANTINE not in words(root(GUARD))

@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import re
+import resource
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from tests.support.guards import GOOD, SMALL, changed, problems
@@ -335,6 +339,18 @@ MISTAKES = [
 ]
 
 
+@contextmanager
+def address_space(more: int) -> Iterator[None]:
+    """So many bytes beyond what this process has; who wants more gets a MemoryError."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 @pytest.mark.parametrize(("old", "new", "expected"), MISTAKES, ids=lambda value: value[:40])
 def test_a_mistake_is_told_with_its_line_its_key_and_what_would_do(old: str, new: str, expected: str) -> None:
     """`FILE:LINE: [table] key: reason: fix`, each on one line of bounded length."""
@@ -364,6 +380,24 @@ def test_a_file_larger_than_any_guard_is_not_read() -> None:
     """1 MiB."""
     (line,) = problems("#" * ((1 << 20) + 1))
     assert line == "F:1: has 1048577 characters: give at most 1048576"
+
+
+@pytest.mark.parametrize("deep", [
+    "a." * 60_000 + "b = 1", f"[{'a.' * 60_000}b]", "x = " + "[" * 100_000, "x = " + "[" * 17 + "1, " * 200_000,
+    "x = " + "{ a = " * 50_000, "x = " + "{ a.b.c.d = [" * 4,
+])  # fmt: skip
+def test_a_file_deeper_than_any_guard_is_not_read(deep: str) -> None:
+    """A path is kept for each key, and tomllib walks all of it: 120 KB of dots took all of a machine's memory."""
+    with address_space(1 << 30):
+        (line,) = problems(f"version = 1\n{deep}\n")
+    assert line == "F:2: tables or lists more than 16 deep inside each other: no guard needs as many"
+
+
+def test_of_many_keys_given_twice_the_first_are_told() -> None:
+    """Each is compared with those before, so a file of nothing else would take for ever."""
+    found = problems("version = 1\n" + "".join(f"k{i} = 1\nk{i} = 1\n" for i in range(40_000)))
+    assert len(found) == 100
+    assert found[0].startswith("F:3: k0: is given twice, first on line 2: ")
 
 
 @pytest.mark.parametrize(
