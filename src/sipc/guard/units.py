@@ -248,7 +248,7 @@ def _stop_sender(guard: Guard, stage: Stage, programs: Programs) -> str:
     if len(senders) < 2:
         return _stop(senders.values()) if senders else ""
     asked = shlex.join((programs.sipc, "guard", "accused", f"{GUARDS}/{guard.name}.toml", stage.name))
-    cases = [(channel.spec.name, f"stage {channel.sender} is stopped: what it sent on {channel.name} broke the protocol",
+    cases = [(channel.spec.name, f"stage {channel.sender} is stopped: it broke the protocol on {channel.name}",
               [senders[channel.sender]]) for channel in coming]  # fmt: skip
     cases.append(("*", f"stage {stage.name} does not say which: all that send to it are stopped", [*senders.values()]))
     lines = [f'{channel}) echo "{text}"{_stop(units)};;' for channel, text, units in cases]
