@@ -61,8 +61,8 @@ to = "out"
 """
 # What an installation could leave: names of files, and what is in the kernel.
 TRACES = """
-    find /etc /usr/local /var/lib /var/spool /var/cache /run/sipc* /run/systemd/system /dev/shm /dev/mqueue -mindepth 1 \
-        ! -path '/var/lib/systemd/*' ! -path '/etc/*.lock' | sort
+    find /etc /usr/local /var/lib /var/spool /var/cache /run/sipc* /run/systemd/system /dev/shm /dev/mqueue \
+        -mindepth 1 ! -path '/var/lib/systemd/*' | sort
     semodule -lfull | grep sipc || true
     ipcs -q -m | grep 0x || true
     cat /etc/passwd /etc/group
