@@ -59,6 +59,7 @@ to = "edit"
 from = "edit"
 to = "out"
 """
+BROKEN = "stage scrub: its sender violated the protocol"
 # What an installation could leave: names of files, and what is in the kernel.
 TRACES = """
     find /etc /usr/local /var/lib /var/spool /var/cache /run/sipc* /run/systemd/system /dev/shm /dev/mqueue \
@@ -85,6 +86,12 @@ def shell(guest: Guest, script: str) -> Result:
 def until(guest: Guest, condition: str) -> None:
     """Wait in the guest until a shell's condition holds; the agent's time bounds it."""
     shell(guest, f"until {condition}; do sleep 0.2; done")
+
+
+def ended(guest: Guest, *stages: str) -> None:
+    """Wait until these stages run no more."""
+    for stage in stages:
+        until(guest, f"systemctl show -P ActiveState {unit(stage)} | grep -qxE 'inactive|failed'")
 
 
 def put(guest: Guest, source: str, name: str, text: str) -> None:
@@ -119,8 +126,15 @@ def processes(guest: Guest, stage: str) -> list[int]:
 
 
 def said(guest: Guest) -> list[str]:
-    """What the guard's act units have said in this run of the tests, oldest first."""
+    """What the guard's act units have said since boot, oldest first."""
     return shell(guest, "journalctl --no-pager -o cat -t sipc-guard-pair").stdout.splitlines()
+
+
+def told(guest: Guest, before: list[str], *lines: str) -> None:
+    """Wait until they have said these lines and no others."""
+    until(guest, f"[ $(journalctl --no-pager -o cat -t sipc-guard-pair | wc -l) -ge {len(before) + len(lines)} ]")
+    until(guest, "! systemctl list-units --no-legend --state=activating 'sipc-guard-pair-act-*' | grep -q .")
+    assert said(guest)[len(before) :] == list(lines)
 
 
 def ruled(guest: Guest, violation: str = "stop-sender", full: str = "stop-stage") -> None:
@@ -216,19 +230,16 @@ def test_of_two_senders_only_the_violator_is_stopped(guard: Guest, words: tuple[
     ruled(guard)
     crosses(guard, "one", "two", name=f"sound-{len(words)}")
     others = {stage: pid_of(guard, stage) for stage in ("one", "edit", "out")}
-    count = len(said(guard))
+    before = said(guard)
     hostile(guard, "two", "more", *words)
-    until(guard, f"systemctl is-failed -q {unit('scrub')}")
-    until(guard, f"! systemctl is-active -q {unit('two')} && ! systemctl -q is-active sipc-guard-pair-act-scrub")
-    until(guard, f"systemctl show -P ActiveState {unit('two')} | grep -qE 'inactive|failed'")
+    lines = [f"{BROKEN}: stop-sender", "stage two is stopped: it broke the protocol on more"]
+    # Killed because it did not heed, it has failed too.
+    told(guard, before, *lines, *["stage two has failed and is not started again: sipc guard status pair"] * len(words))
+    ended(guard, "two")
     found = states(guard)
     assert found == {"one": "active", "two": "failed" if words else "inactive", "scrub": "failed", "edit": "active",
                      "out": "active"}  # fmt: skip
     assert {stage: pid_of(guard, stage) for stage in others} == others
-    assert said(guard)[count : count + 2] == [
-        "stage scrub: its sender violated the protocol: stop-sender",
-        "stage two is stopped: it broke the protocol on more",
-    ]
     assert guard.run(["sipc", "guard", "status"], seconds=LIMIT).code == 1
     until(guard, "cat /var/spool/g-out/* | grep -qx MSG-BEFORE-THE-BAD-ONE")
     shell(guard, "sipc guard up pair --renew; rm /var/spool/g-out/*")
@@ -240,11 +251,11 @@ def test_of_two_senders_only_the_violator_is_stopped(guard: Guest, words: tuple[
 def test_the_other_sender_is_stopped_when_it_is_the_one(guard: Guest) -> None:
     """The same from the other channel, so that it is not the order that chooses."""
     ruled(guard)
+    before = said(guard)
     hostile(guard, "one", "raw")
-    until(guard, f"systemctl is-failed -q {unit('scrub')} && ! systemctl is-active -q {unit('one')}")
-    until(guard, "! systemctl -q is-active sipc-guard-pair-act-scrub")
-    assert states(guard)["two"] == "active"
-    assert said(guard)[-1] == "stage one is stopped: it broke the protocol on raw"
+    told(guard, before, f"{BROKEN}: stop-sender", "stage one is stopped: it broke the protocol on raw")
+    ended(guard, "one")
+    assert states(guard) == {**dict.fromkeys(STAGES, "active"), "one": "inactive", "scrub": "failed"}
     assert unexplained(guard.denials()) == []
 
 
@@ -252,12 +263,11 @@ def test_the_other_sender_is_stopped_when_it_is_the_one(guard: Guest) -> None:
 def test_a_violation_stops_the_guard_where_the_file_says_so(guard: Guest) -> None:
     """All stages end, sources and sink too; the channels stay, and `up --renew` makes them anew."""
     ruled(guard, violation="stop-guard")
+    before = said(guard)
     hostile(guard, "two", "more")
-    until(guard, f"systemctl is-failed -q {unit('scrub')}")
-    for stage in STAGES:
-        until(guard, f"systemctl show -P ActiveState {unit(stage)} | grep -qE 'inactive|failed'")
+    told(guard, before, f"{BROKEN}: stop-guard")
+    ended(guard, *STAGES)
     assert states(guard) == {**dict.fromkeys(STAGES, "inactive"), "scrub": "failed"}
-    assert said(guard)[-1] == "stage scrub: its sender violated the protocol: stop-guard"
     assert "inactive" in shell(guard, "systemctl show -P ActiveState sipc-guard-pair.target").stdout
     old = shell(guard, "grep -ho '\"epoch\": *[^,]*' /run/sipc/pair.*.json").stdout.splitlines()
     shell(guard, "sipc guard up pair --renew")
@@ -272,12 +282,10 @@ def test_a_violation_stops_the_guard_where_the_file_says_so(guard: Guest) -> Non
 def test_a_violation_is_only_told_where_the_file_says_so(guard: Guest) -> None:
     """The filter has ended, and is not started again; the hostile source itself is left alone."""
     ruled(guard, violation="log")
+    before = said(guard)
     hostile(guard, "two", "more")
-    until(guard, f"systemctl is-failed -q {unit('scrub')}")
-    until(guard, "[ \"$(systemctl show -P Result sipc-guard-pair-act-scrub)\" = success ] && "
-                 "! systemctl -q is-active sipc-guard-pair-act-scrub")  # fmt: skip
+    told(guard, before, f"{BROKEN}: log")
     assert states(guard) == {**dict.fromkeys(STAGES, "active"), "scrub": "failed"}
-    assert said(guard)[-1] == "stage scrub: its sender violated the protocol: log"
     assert shell(guard, f"systemctl show -P NRestarts {unit('scrub')}").stdout.strip() == "0"
     assert unexplained(guard.denials()) == []
 
@@ -288,23 +296,20 @@ def test_a_full_quarantine_stops_what_the_file_says(guard: Guest, rule: str) -> 
     """The message that found no room is not lost: it is kept once there is room."""
     shell(guard, "rm -rf /var/lib/sipc/pair/scrub/quarantine/* /var/spool/g-out/*")
     ruled(guard, full=rule)
+    before = said(guard)
     size = 40 << 10
     for number in range(2):
         shell(guard, f"""
             {{ printf 'bad-{number}-'; head -c {size} /dev/zero | tr '\\0' x; }} >/var/spool/g-one/.bad
             mv /var/spool/g-one/.bad /var/spool/g-one/bad-{number}
         """)
-    until(guard, f"systemctl is-failed -q {unit('scrub')}")
+    told(guard, before, f"stage scrub: its quarantine is full: {rule}")
     assert shell(guard, f"systemctl show -P ExecMainStatus {unit('scrub')}").stdout.strip() == "77"
     if rule == "stop-guard":
-        for stage in STAGES:
-            until(guard, f"systemctl show -P ActiveState {unit(stage)} | grep -qE 'inactive|failed'")
+        ended(guard, *STAGES)
         assert states(guard) == {**dict.fromkeys(STAGES, "inactive"), "scrub": "failed"}
     else:
-        until(guard, "[ \"$(systemctl show -P Result sipc-guard-pair-act-scrub)\" = success ] && "
-                     "! systemctl -q is-active sipc-guard-pair-act-scrub")  # fmt: skip
         assert states(guard) == {**dict.fromkeys(STAGES, "active"), "scrub": "failed"}
-    assert said(guard)[-1] == f"stage scrub: its quarantine is full: {rule}"
     assert shell(guard, "grep -lr bad-0- /var/lib/sipc/pair/scrub/quarantine").stdout
     assert guard.run(["grep", "-lr", "bad-1-", "/var/lib/sipc/pair/scrub/quarantine"]).code == 1
     shell(guard, "rm -rf /var/lib/sipc/pair/scrub/quarantine/*; sipc guard up pair")
