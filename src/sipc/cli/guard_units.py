@@ -171,7 +171,7 @@ def uninstall(name: str | None, *, purge: bool, policy: bool, root: Path) -> int
         system.call("stop", "--", *(path.name for path in units if path.name not in stages))
     kept = _kept(guard, root)
     for place in kept if purge else ():
-        _purge(place, guard, root)
+        _purge(place, root)
         click.echo(f"removed {place}")
     if policy and by_selinux(guard):
         for module in plan_removal(guard, None if system is not None else root).apply():
@@ -341,13 +341,13 @@ def _below(root: Path, path: str) -> Path:
     return root / path.lstrip("/")
 
 
-def _purge(place: Path, guard: Guard, root: Path) -> None:
+def _purge(place: Path, root: Path) -> None:
     """Remove what a stage kept, and what `install` and systemd made to hold it, as far as that is empty now."""
     try:
         shutil.rmtree(place)
     except OSError as error:
         raise Denied(f"{error.filename}: {error.strerror}: remove it, and uninstall again") from error
-    for holder in ("/var/lib/sipc-guards", "/run/sipc-guards", f"/var/lib/sipc/{guard.name}"):
+    for holder in ("/var/lib/sipc-guards", "/run/sipc-guards", "/var/lib/sipc"):
         _remove_empty(place.parent, _below(root, holder))
 
 
