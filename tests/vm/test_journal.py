@@ -34,7 +34,8 @@ TRIES = """
 import os, socket
 for act in (
     lambda: open("/var/spool/log-diode/out/x", "w"), lambda: os.listdir("/var/spool/log-diode/out"),
-    lambda: open("/var/tmp/x", "w"), lambda: socket.socket(socket.AF_INET), lambda: socket.socket(socket.AF_UNIX),
+    lambda: open("/var/tmp/x", "w"), lambda: socket.socket(socket.AF_INET),
+    lambda: socket.socket(socket.AF_UNIX).connect("/run/systemd/journal/stdout"),
     lambda: os.kill(PID, 0),
 ):
     try:
@@ -157,8 +158,10 @@ def test_nothing_else_leads_out_of_the_sealed_domain(diode: Guest) -> None:
     pid = shell(diode, "systemctl show -P MainPID 'sipc-guard-log\\x2ddiode-stage-store.service'").stdout.strip()
     shell(diode, f"cat >/opt/sipc/log_diode/tries.py <<'END'\nPID = {pid}{TRIES}END\n")
     done = shell(diode, f"""
-        systemd-run --quiet --pipe --wait -p User=log-store -p SELinuxContext={context("sealed_log_t")} \\
-            /usr/bin/python3 /opt/sipc/log_diode/tries.py
+        systemd-run --quiet --wait -p SyslogIdentifier=tries -p User=log-store \\
+            -p SELinuxContext={context("sealed_log_t")} /usr/bin/python3 /opt/sipc/log_diode/tries.py
+        journalctl --sync
+        journalctl -o cat -t tries
     """)
     assert done.stdout.split() == ["refused"] * 6
 
