@@ -9,7 +9,7 @@ if [ "$content" != "$(cat "$folder/content" 2>/dev/null)" ]; then
   rm -rf "$folder"
   mkdir -p "$folder"
   python3 -m pip wheel --quiet --disable-pip-version-check --no-deps -w "$folder" "$here/.." >&2
-  wheels "$folder" sysv_ipc posix_ipc click pyseccomp
+  wheels "$folder" sysv_ipc posix_ipc click pyseccomp msgspec
   echo "$content" >"$folder/content"
 fi
 (cd "$folder" && pwd)

@@ -18,7 +18,7 @@ from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.guard_audit import audit
 from sipc.cli.guard_graph import graph
 from sipc.cli.guard_run import run
-from sipc.cli.guard_stage import stage
+from sipc.cli.guard_stage import accused, stage
 from sipc.cli.guard_top import metrics, top
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
@@ -86,8 +86,8 @@ def init(folder: Path) -> int:
 
 
 for _command in (
-    audit, graph, guard_units.down, guard_units.install, guard_units.status, guard_units.uninstall, guard_units.up,
-    metrics, run, stage, top,
+    accused, audit, graph, guard_units.down, guard_units.install, guard_units.status, guard_units.uninstall,
+    guard_units.up, metrics, run, stage, top,
 ):  # fmt: skip
     guard.add_command(_command)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sipc guard stage`: one stage of a guard as a process, for the supervisor and for units to start."""
+"""`sipc guard stage`, `sipc guard accused`: what units and the supervisor run of a guard."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 
 import click
 
+from sipc.cli.exits import Exit
 from sipc.guard.check import load
 from sipc.guard.places import Places, default_state
+from sipc.guard.policy import state_place
 from sipc.guard.stage import run_stage
+from sipc.guard.traces import accused as accused_channel
 
-__all__ = ("stage",)
+__all__ = ("accused", "stage")
 
 
 @click.command(hidden=True, epilog="Example: sipc guard stage /etc/sipc/guards/json.toml scrub")
@@ -57,3 +60,21 @@ def stage(file: Path, name: str, state: Path | None, registry: Path | None, run:
             print(f"sipc: guard {guard.name}: {name}: {line}", file=sys.stderr)
 
     return run_stage(guard, name, places, report, run=run)
+
+
+@click.command(hidden=True, epilog="Example: sipc guard accused /etc/sipc/guards/json.toml scrub")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=Path("/"), help="An image's root.")
+def accused(file: Path, name: str, root: Path) -> int:
+    """Say on which channel the stage NAME saw the protocol broken, by the end of its audit log.
+
+    Nothing: it is not said there.  For the unit that follows a violation, of a stage whose state is where systemd
+    puts it.
+    """
+    guard = load(file)
+    place = state_place(guard.name, name)
+    channel = accused_channel(Places(state=root / "var/lib" / place, run=root / "run" / place), guard.audit)
+    if channel:
+        click.echo(channel)
+    return Exit.OK

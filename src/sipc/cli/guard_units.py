@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sipc guard install`, `up`, `down`, `status`, `uninstall`: a guard as a system's service.
 
-Owns the order of things: a guard is checked as a whole, its policy is there (and proven, where it is installed by
-this), and only then files are written, all or none.
+Owns the order of things: a guard is checked as a whole and its policy is proven before anything is written.  Then files
+come first and the policy last, because semodule is the one step that is whole or not at all by itself: what fails
+before it, or in it, is undone.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from sipc.cli.exits import EPILOG, Exit
-from sipc.cli.guard_policy import LABELLED, install_policy, missing_policy, remove_policy
+from sipc.cli.guard_policy import LABELLED, missing_policy, plan_policy, plan_removal
 from sipc.errors import Denied, SpecError
 from sipc.guard import check
-from sipc.guard.model import Guard
+from sipc.guard.model import Guard, Stage
 from sipc.guard.policy import account, by_selinux, channel_specs, file_places, own_places
 from sipc.guard.systemd import (
     Systemd,
@@ -29,11 +32,13 @@ from sipc.guard.systemd import (
     installed,
     obsolete,
     replace_all,
+    replaced,
     status_of,
     unit_files,
 )
 from sipc.guard.text import clean
 from sipc.guard.units import GUARDS, channel_name, stage_name, target_name
+from sipc.selinux.store import uninterrupted
 
 __all__ = ("down", "install", "status", "uninstall", "up")
 
@@ -61,12 +66,13 @@ def install(file: Path, *, policy: bool, without_policy: bool, root: Path) -> in
     system = Systemd() if _is_system(root) else None
     if system is not None:
         _fits(guard, system, root, set(files))
+    plan = None
     if by_selinux(guard):
         store = None if system is not None else root
         if policy:
-            report = install_policy(guard, store)
-            if not report.ok:
-                click.echo("\n".join(report.lines()))
+            plan = plan_policy(guard, store)
+            if plan.report is not None and not plan.report.ok:
+                click.echo("\n".join(plan.report.lines()))
                 click.echo("sipc: nothing was installed: change what was found", err=True)
                 return Exit.NO
         elif not without_policy and (missing := missing_policy(guard, store)):
@@ -75,14 +81,20 @@ def install(file: Path, *, policy: bool, without_policy: bool, root: Path) -> in
                 "and installs it, or --without-policy"
             )
     old = obsolete(root, guard.name, files)
-    changed = replace_all({**files, **dict.fromkeys(old)})
+    with (
+        uninterrupted(), _reloaded(system), replaced({**files, **dict.fromkeys(old)}) as changed,
+        _quarantines(guard if system is not None else None) as made,
+    ):  # fmt: skip
+        if system is not None:
+            system.call("daemon-reload")
+        if plan is not None:
+            plan.apply()
     for path in changed:
         click.echo(f"{'wrote' if path in files else 'removed'} {path}")
-    if system is not None:
-        system.call("daemon-reload")
-        _make_quarantines(guard)
-        if by_selinux(guard):
-            _relabel(guard)
+    for path in made:
+        click.echo(f"made {path}")
+    if system is not None and by_selinux(guard):
+        _relabel(guard)
     click.echo(f"next: sipc guard up {guard.name}", err=True)
     return Exit.OK
 
@@ -147,7 +159,10 @@ def status(name: str | None, *, as_json: bool) -> int:
 @click.option("--policy", is_flag=True, help="Remove the guard's SELinux policy too.")
 @_root
 def uninstall(name: str | None, *, purge: bool, policy: bool, root: Path) -> int:
-    """Stop a guard, destroy its channels, and remove its units.  State, audit logs and quarantines stay."""
+    """Stop a guard, destroy its channels, and remove its units.  State, audit logs and quarantines stay.
+
+    What fails can be done again: the guard's file goes last.
+    """
     system, guard = Systemd() if _is_system(root) else None, _installed(name, root)
     units = unit_files(root, guard.name)
     if system is not None:
@@ -155,6 +170,15 @@ def uninstall(name: str | None, *, purge: bool, policy: bool, root: Path) -> int
         stages = [path.name for path in units if "-stage-" in path.name or path.suffix == ".target"]
         system.call("stop", "--", *stages)
         system.call("stop", "--", *(path.name for path in units if path.name not in stages))
+    kept = _kept(guard, root)
+    for place in kept if purge else ():
+        _purge(place, root)
+        click.echo(f"removed {place}")
+    if policy and by_selinux(guard):
+        for module in plan_removal(guard, None if system is not None else root).apply():
+            click.echo(f"removed {module}")
+        if system is not None:
+            _relabel(guard)  # or what stays has a type that is gone
     folder = guard_file(root, guard.name).with_suffix("")
     files = [*units, *(path for path in folder.rglob("*") if path.is_file()), guard_file(root, guard.name)]
     for path in replace_all(dict.fromkeys(files)):
@@ -163,16 +187,10 @@ def uninstall(name: str | None, *, purge: bool, policy: bool, root: Path) -> int
     if system is not None:
         system.call("daemon-reload")
         system.call("reset-failed", "--", *(path.name for path in units), check=False)
-    if policy and by_selinux(guard):
-        for module in remove_policy(guard, None if system is not None else root):
-            click.echo(f"removed {module}")
+    for place in () if purge else kept:
+        click.echo(f"kept {place}", err=True)
     if purge:
-        for place in _kept(guard, root):
-            shutil.rmtree(place, ignore_errors=False)
-            click.echo(f"removed {place}")
-    else:
-        for place in _kept(guard, root):
-            click.echo(f"kept {place}", err=True)
+        _remove_empty(folder.parent, _below(root, "/etc/sipc/guards"))
     return Exit.OK
 
 
@@ -264,15 +282,46 @@ def _shown(text: str) -> str:
     return text[:200] if text.isprintable() else repr(text)[:200]
 
 
-def _make_quarantines(guard: Guard) -> None:
-    """A filter can not make its own in a directory that is not its."""
-    for stage in guard.stages.values():
-        if stage.quarantine is not None and not (path := Path(stage.quarantine.directory)).exists():
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.mkdir(mode=0o700)
-            uid, gid = account(stage)
-            os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
-            click.echo(f"made {path}")
+@contextmanager
+def _reloaded(system: Systemd | None) -> Iterator[None]:
+    """What systemd was told of is gone again if the body fails: tell it."""
+    try:
+        yield
+    except BaseException:
+        if system is not None:
+            system.call("daemon-reload", check=False)
+        raise
+
+
+@contextmanager
+def _quarantines(guard: Guard | None) -> Iterator[list[Path]]:
+    """Make them: a filter can not make its own in a directory that is not its.  Gone again if the body fails."""
+    made: list[Path] = []
+    folders: list[Path] = []
+    try:
+        for stage in guard.stages.values() if guard is not None else ():
+            if stage.quarantine is not None and not (path := Path(stage.quarantine.directory)).exists():
+                _make_quarantine(stage, path, folders)
+                made.append(path)
+        yield made
+    except BaseException:
+        for path in reversed(folders):
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _make_quarantine(stage: Stage, path: Path, folders: list[Path]) -> None:
+    try:
+        for folder in (*reversed(path.parents), path):
+            if not folder.exists():
+                folder.mkdir(mode=0o700 if folder == path else 0o755)
+                folders.append(folder)
+        uid, gid = account(stage)
+        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+    except OSError as error:
+        raise Denied(f"{error.filename}: {error.strerror}: stage {stage.name} needs it for its quarantine; nothing was "
+                     "installed: make it, or give another") from error  # fmt: skip
 
 
 def _relabel(guard: Guard) -> None:
@@ -290,8 +339,30 @@ def _relabel(guard: Guard) -> None:
         click.echo(f"note: restorecon: {said or f'exit code {done.returncode}'}", err=True)
 
 
+def _below(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")
+
+
+def _purge(place: Path, root: Path) -> None:
+    """Remove what a stage kept, and what `install` and systemd made to hold it, as far as that is empty now."""
+    try:
+        shutil.rmtree(place)
+    except OSError as error:
+        raise Denied(f"{error.filename}: {error.strerror}: remove it, and uninstall again") from error
+    for holder in ("/var/lib/sipc-guards", "/run/sipc-guards", "/var/lib/sipc"):
+        _remove_empty(place.parent, _below(root, holder))
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and those above it up to `top`, while they are empty."""
+    with suppress(OSError):
+        while folder.is_relative_to(top):
+            folder.rmdir()
+            folder = folder.parent
+
+
 def _kept(guard: Guard, root: Path) -> list[Path]:
     """What a guard leaves behind."""
     places = [f"/var/lib/sipc-guards/{guard.name}", f"/run/sipc-guards/{guard.name}"]
     places += [stage.quarantine.directory for stage in guard.stages.values() if stage.quarantine is not None]
-    return [path for path in (root / place.lstrip("/") for place in places) if path.is_dir() and not path.is_symlink()]
+    return [path for path in (_below(root, place) for place in places) if path.is_dir() and not path.is_symlink()]

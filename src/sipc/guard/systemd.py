@@ -32,6 +32,7 @@ __all__ = (
     "installed",
     "obsolete",
     "replace_all",
+    "replaced",
     "status_of",
     "unit_files",
 )
@@ -153,35 +154,53 @@ def obsolete(root: Path, guard: str, files: Iterable[Path]) -> list[Path]:
 
 
 def replace_all(files: Mapping[Path, bytes | None]) -> list[Path]:
-    """Write (bytes) and remove (None) files: all, or none if this fails.  Returns those that are different now.
+    """As `replaced`, where nothing else has to go well."""
+    with replaced(files) as changed:
+        return changed
 
-    Each is there whole or not at all, whatever happens.  Raises `Denied` for what the system refuses.
+
+@contextmanager
+def replaced(files: Mapping[Path, bytes | None]) -> Iterator[list[Path]]:
+    """Write (bytes) and remove (None) files: all of them if the body ends well, else none.  Gives those that change.
+
+    Each is there whole or not at all, whatever happens.  What was there is kept under a second name meanwhile, so that
+    a full disk does not stop it from coming back.  Raises `Denied` for what the system refuses.
     """
-    with _translated():
-        old = {path: path.read_bytes() if path.is_file() else None for path in files}
-        changed = [path for path, data in files.items() if old[path] != data]
-        made: list[Path] = []
-        done: list[Path] = []
-        try:
+    made: list[Path] = []
+    done: list[Path] = []
+    changed: list[Path] = []
+    try:
+        with _translated():
+            old = {path: path.read_bytes() if path.is_file() else None for path in files}
+            changed += [path for path, data in files.items() if old[path] != data]
             for path in changed:
                 if files[path] is not None:
                     _make_folders(path.parent, made)
                     _write(_fresh(path), files[path] or b"")
+                _kept(path).unlink(missing_ok=True)
+                if old[path] is not None:
+                    os.link(path, _kept(path))
             for path in changed:
                 done.append(path)
                 _put(path, files[path])
-        except BaseException:
+        yield changed
+    except BaseException:
+        with _translated("and NOT all files are as before"):
             for path in reversed(done):
                 if old[path] is not None:
-                    _write(_fresh(path), old[path] or b"")
-                _put(path, old[path])
+                    _kept(path).replace(path)
+                elif path.is_file():
+                    path.unlink()
             for path in changed:
                 _fresh(path).unlink(missing_ok=True)
             for folder in reversed(made):
                 with suppress(OSError):
                     folder.rmdir()
-            raise
-    return changed
+        raise
+    finally:
+        for path in changed:
+            with suppress(OSError):
+                _kept(path).unlink(missing_ok=True)
 
 
 def status_of(root: Path, guard: str, stage: str) -> dict[str, Any] | None:
@@ -210,6 +229,10 @@ def _fresh(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
+def _kept(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
 def _make_folders(folder: Path, made: list[Path]) -> None:
     for part in (*reversed(folder.parents), folder):
         if not part.exists():
@@ -236,10 +259,10 @@ def _put(path: Path, data: bytes | None) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(after: str = "no file was changed") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise Denied(
-            f"{error.filename}: {error.strerror}; no file was changed: run it as root, or write elsewhere: --root DIR"
+            f"{error.filename}: {error.strerror}; {after}: run it as root, or write elsewhere: --root DIR"
         ) from error

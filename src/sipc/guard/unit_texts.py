@@ -160,7 +160,8 @@ Type=oneshot
 SyslogIdentifier={identifier}
 ExecStart=/bin/sh -c {script}
 
-CapabilityBoundingSet=
+# The log of a stage is closed to everybody else.
+CapabilityBoundingSet=CAP_DAC_READ_SEARCH
 PrivateNetwork=yes
 PrivateDevices=yes
 PrivateTmp=yes
@@ -174,6 +175,6 @@ ProtectKernelModules=yes
 ProtectControlGroups=yes
 RestrictAddressFamilies=AF_UNIX
 RestrictRealtime=yes
-MemoryMax=64M
+MemoryMax=128M
 TasksMax=16
 """

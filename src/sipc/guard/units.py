@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -127,7 +128,7 @@ def render(guard: Guard, programs: Programs | None = None) -> dict[str, str]:
         slice_name(name): SLICE.format(guard=name, memory=_MEMORY, tasks=_TASKS[Kind.FILTER] * (len(stages) + 1)),
         **channels,
         **stages,
-        **{act_name(name, stage): _act(guard, guard.stages[stage]) for stage in guard.stages},
+        **{act_name(name, stage): _act(guard, guard.stages[stage], programs) for stage in guard.stages},
     }
 
 
@@ -214,27 +215,44 @@ def _stage(guard: Guard, stage: Stage, programs: Programs) -> str:
     )  # fmt: skip
 
 
-def _act(guard: Guard, stage: Stage) -> str:
+def _act(guard: Guard, stage: Stage, programs: Programs) -> str:
     """What happens when a stage has failed for good, as a shell's lines: no more code than that, and in no stage."""
     unit = stage_name(guard.name, stage.name)
-    senders = [stage_name(guard.name, channel.sender) for channel in guard.channels.values()
-               if channel.receiver == stage.name]  # fmt: skip
-    everything = [target_name(guard.name)]
-    violation = {OnViolation.STOP_SENDER: senders, OnViolation.STOP_GUARD: everything, OnViolation.LOG: []}
-    full = {OnQuarantineFull.STOP_STAGE: [], OnQuarantineFull.STOP_GUARD: everything}
+    everything = _stop([target_name(guard.name)])
+    violation = {OnViolation.STOP_GUARD: everything, OnViolation.LOG: ""}
+    full = {OnQuarantineFull.STOP_STAGE: "", OnQuarantineFull.STOP_GUARD: everything}
+    if guard.on_violation is OnViolation.STOP_SENDER:
+        violation[OnViolation.STOP_SENDER] = _stop_sender(guard, stage, programs)
     cases = (
         (VIOLATION, "its sender violated the protocol", guard.on_violation, violation[guard.on_violation]),
         (FULL, "its quarantine is full", guard.on_quarantine_full, full[guard.on_quarantine_full]),
     )
     script = [f'case "${{MONITOR_EXIT_STATUS:-$(systemctl show -P ExecMainStatus {shlex.quote(unit)})}}" in']
-    for code, what, rule, stopped in cases:
-        stop = f"; exec systemctl stop --no-block {shlex.join(stopped)}" if stopped else ""
+    for code, what, rule, stop in cases:
         script.append(f'{code}) echo "stage {stage.name}: {what}: {rule}"{stop};;')
     script.append(f'*) echo "stage {stage.name} has failed and is not started again: sipc guard status {guard.name}";;')
     return ACT.format(
         guard=guard.name, stage=stage.name, identifier=f"sipc-guard-{guard.name}",
         script=_word(" ".join((*script, "esac"))),
     )  # fmt: skip
+
+
+def _stop(units: Iterable[str]) -> str:
+    return f"; exec systemctl stop --no-block {shlex.join(units)}"
+
+
+def _stop_sender(guard: Guard, stage: Stage, programs: Programs) -> str:
+    """Who sends on the channel that the stage's log accuses; where it accuses none of its own, all who send to it."""
+    coming = [channel for channel in guard.channels.values() if channel.receiver == stage.name]
+    senders = {channel.sender: stage_name(guard.name, channel.sender) for channel in coming}
+    if len(senders) < 2:
+        return _stop(senders.values()) if senders else ""
+    asked = shlex.join((programs.sipc, "guard", "accused", f"{GUARDS}/{guard.name}.toml", stage.name))
+    cases = [(channel.spec.name, f"stage {channel.sender} is stopped: it broke the protocol on {channel.name}",
+              [senders[channel.sender]]) for channel in coming]  # fmt: skip
+    cases.append(("*", f"stage {stage.name} does not say which: all that send to it are stopped", [*senders.values()]))
+    lines = [f'{channel}) echo "{text}"{_stop(units)};;' for channel, text, units in cases]
+    return " ".join((f'; case "$({asked})" in', *lines, "esac"))
 
 
 def _check(guard: Guard, stage: Stage) -> None:

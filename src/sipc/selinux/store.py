@@ -26,7 +26,7 @@ from pathlib import Path
 from sipc.errors import Denied, PolicyUnavailable, SpecError
 from sipc.selinux.compose import in_force
 
-__all__ = ("PRIORITY", "Change", "Store", "Stored", "describe")
+__all__ = ("PRIORITY", "Change", "Store", "Stored", "describe", "uninterrupted")
 
 PRIORITY = 400  # semodule's default for an administrator's modules; a distribution's have 100
 _STORES = Path("/var/lib/selinux")  # unless semanage.conf says store-root
@@ -199,7 +199,7 @@ class Store:
         that it is not.  Ctrl-C and SIGTERM wait until all of it is done.
         """
         program, old = self.ready(), {module.key: module for module in before}
-        with tempfile.TemporaryDirectory(prefix="sipc-modules-") as work, _uninterrupted():
+        with tempfile.TemporaryDirectory(prefix="sipc-modules-") as work, uninterrupted():
             arguments = []
             for module in change.remove:
                 arguments += ["-X", str(module.priority), "-r", module.name]
@@ -294,8 +294,8 @@ def _permitted(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Signals that would end us come when this is over; semodule inherits that."""
+def uninterrupted() -> Iterator[None]:
+    """Signals that would end us come when this is over; programs that are run in it inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
     try:
         yield

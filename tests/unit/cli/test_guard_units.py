@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from tests.support.guards import GOOD
 from sipc.cli import guard_units, main
 from sipc.errors import Denied, PolicyUnavailable
 from sipc.guard import systemd
+from sipc.guard.audit import Audit, FileLog
 from sipc.guard.config import parse
-from sipc.guard.systemd import Systemd, replace_all, status_of
+from sipc.guard.systemd import Systemd, replace_all, replaced, status_of
 from sipc.guard.units import definitions, render
+from sipc.guard.verdicts import MessageId
 
 
 @pytest.fixture
@@ -135,6 +138,35 @@ def test_a_failure_at_any_step_leaves_what_was(tmp_path: Path, monkeypatch: pyte
     else:
         assert replace_all(wanted) == list(wanted)
         assert tree(root) == {"a": b"new", "b": b"new", "c": b"new", "deep/er/d": b"new"}
+
+
+def test_files_come_back_when_what_follows_fails(tmp_path: Path) -> None:
+    """Changed, made and removed: all as before, and no second name is left."""
+    for name in ("changed", "removed"):
+        (tmp_path / name).write_text(f"old {name}")
+    before = tree(tmp_path)
+    wanted: dict[Path, bytes | None] = {tmp_path / "changed": b"new", tmp_path / "removed": None,
+                                        tmp_path / "deep" / "made": b"new"}  # fmt: skip
+    with pytest.raises(KeyboardInterrupt), replaced(wanted):
+        assert tree(tmp_path).keys() >= {"changed", "deep/made"}
+        assert not (tmp_path / "removed").exists()
+        raise KeyboardInterrupt
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize("channel", ["json.raw", ""])
+def test_who_is_accused_is_said_from_the_log_of_the_stage(
+    channel: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where systemd puts it; without a log, or a violation at its end, nothing is said."""
+    place = tmp_path / "var/lib/sipc-guards/json/scrub"
+    place.mkdir(parents=True, mode=0o700)
+    if channel:
+        with closing(FileLog(place / "audit.jsonl")) as log:
+            Audit(log, stage="scrub").violation(MessageId(epoch=1, seq=1), channel=channel, reason="kind")
+    assert main(["guard", "accused", str(file), "scrub", "--root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == (f"{channel}\n" if channel else "")
 
 
 def test_a_status_file_is_believed_in_nothing_but_its_text(tmp_path: Path) -> None:

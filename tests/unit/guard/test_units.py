@@ -21,6 +21,7 @@ from sipc.guard.policy import channel_specs
 from sipc.guard.stage import StageExit
 from sipc.guard.units import (
     FULL,
+    GUARDS,
     VIOLATION,
     Programs,
     act_name,
@@ -39,6 +40,11 @@ DAC = (
     GOOD.replace('"selinux"', '"dac"').replace('"ingest"\n', '"daemon"\n').replace('"deliver"\n', '"bin"\n')
     .replace('from = "daemon"', 'from = "ingest"').replace('to = "bin"', 'to = "deliver"')
 )  # fmt: skip
+
+
+SECOND = '[stage.second]\nuser = "second"\nsource = { directory = "/var/spool/second" }\n'
+TWO = changed(("[channel.clean]", '[channel.more]\nfrom = "second"\nto = "scrub"\n[channel.clean]'),
+              ("[stage.scrub]", f"{SECOND}[stage.scrub]"))
 
 
 def guard_of(text: str) -> Guard:
@@ -158,14 +164,31 @@ def test_any_other_end_stops_nothing_and_is_told() -> None:
         assert said == "stage scrub has failed and is not started again: sipc guard status json\n"
 
 
+@pytest.mark.parametrize(
+    ("accused", "stopped"),
+    [("json.raw", ["ingest"]), ("json.more", ["second"]), ("", ["ingest", "second"]),
+     ("json.clean", ["ingest", "second"])],
+)
+def test_of_two_senders_the_accused_one_is_stopped(accused: str, stopped: list[str]) -> None:
+    """By the stage's log; one that names no channel of its own accuses all who send to it."""
+    said = _run(script(TWO, "scrub"), VIOLATION, accused)
+    units = " ".join(stage_name("json", name) for name in stopped)
+    assert said.splitlines()[0] == "stage scrub: its sender violated the protocol: stop-sender"
+    assert said.splitlines()[2] == f"systemctl stop --no-block {units}"
+    asked = f"sipc guard accused {GUARDS}/json.toml scrub"
+    assert asked in script(TWO, "scrub")
+    assert asked not in script(GOOD, "scrub")  # there is only one to be stopped
+
+
 def test_a_name_with_a_dash_reaches_systemctl_unharmed() -> None:
     """Escapes of systemd, of the unit file and of the shell, one inside the other."""
     text = script(changed(('"json"\non', '"js-on"\non'), ('"stop-sender"', '"stop-guard"')), "scrub")
     assert _run(text, VIOLATION).splitlines()[1] == r"systemctl stop --no-block sipc-guard-js\x2don.target"
 
 
-def _run(text: str, status: int | str) -> str:
+def _run(text: str, status: int | str, accused: str = "") -> str:
     asked = 'systemctl() { if [ $1 = stop ]; then echo systemctl "$@"; fi; }\n'
+    asked += f"sipc() {{ echo {accused}; }}\n"
     text = asked + text.replace("exec systemctl", "systemctl")
     done = subprocess.run(["/bin/sh", "-c", text], env={"MONITOR_EXIT_STATUS": str(status)}, capture_output=True,
                           text=True, check=True, timeout=20)  # fmt: skip
