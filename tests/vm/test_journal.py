@@ -249,7 +249,7 @@ def test_stages_log_to_the_journal_where_the_file_says_so(system: Guest, tmp_pat
         test ! -e /var/lib/sipc-guards/journaled/f/audit.jsonl
         sipc guard uninstall journaled --purge
     """).stdout
-    assert re.search(r"^3 messages in [123] entries, each bound to the one before", said, re.M), said
+    assert re.search(r"^3 messages in [123] entries, each bound to the one before", said, re.MULTILINE), said
     assert unexplained(system.denials()) == []
 
     fields = shell(system, "journalctl --no-pager -o verbose SIPC_AUDIT=scrub -n 1").stdout
