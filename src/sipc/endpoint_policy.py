@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -25,10 +24,10 @@ from typing import Any, Protocol
 from sipc import process
 from sipc.errors import Denied, SpecError
 from sipc.process import Process
+from sipc.spec import is_digest, is_program
 
 __all__ = ("EndpointPolicy", "Failed", "LastSender", "Verdict")
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LAST_ID = 0xFFFFFFFE  # (uid_t)-1 is no user
 _TURNS = 3  # a sender that is replaced so often while it is looked at is denied
 
@@ -118,11 +117,11 @@ class EndpointPolicy:
             good = value is None or (isinstance(value, frozenset) and all(type(one) in (int, str) for one in value))
             if not good:
                 raise SpecError(f"{key} = {value!r} must be a frozenset of names and numbers of groups")
-        if self.program is not None and not _is_program(self.program):
+        if self.program is not None and not is_program(self.program):
             raise SpecError(
                 f"program = {self.program!r} must be an absolute path, in its shortest form, not ending in ' (deleted)'"
             )
-        if self.digest is not None and not (isinstance(self.digest, str) and _SHA256.fullmatch(self.digest)):
+        if self.digest is not None and not is_digest(self.digest):
             raise SpecError(f"digest = {self.digest!r} must be 64 hex digits in lower case: sha256sum FILE prints them")
         if self.callback is not None and not callable(self.callback):
             raise SpecError(f"callback = {self.callback!r} can not be called: give a function of one Process")
@@ -156,12 +155,6 @@ class EndpointPolicy:
         verdict = self.judge_pid(os.getpid())
         verdict.require(what)
         return verdict
-
-
-def _is_program(path: object) -> bool:
-    if not isinstance(path, str) or not path.startswith("/") or path.endswith(" (deleted)"):
-        return False
-    return path == os.path.normpath(path)
 
 
 def _said(error: Exception) -> str:
