@@ -24,7 +24,7 @@ LAYERS = (
     ("kernel",),
     ("descriptor",),
     ("registry", "cursor", "keyfile", "process"),
-    ("publisher", "watch", "enforcement", "endpoint_policy"),
+    ("publisher", "watch", "enforcement", "endpoint_policy", "last_sender"),
     ("helper", "helping", "libsipc", "finding"),
     ("endpoint",),
     ("blocks",),
