@@ -33,6 +33,7 @@ from sipc.guard.launch import Account, Running, judged, start
 from sipc.guard.model import EndpointRules, Guard
 from sipc.guard.places import Places
 from sipc.guard.stage import run_stage
+from sipc.guard.status import read_status
 from sipc.kernel import seccomp
 from sipc.registry import Registry
 from sipc.spec import Role
@@ -109,6 +110,18 @@ def inject(registry: Path, *, secret: bytes | None = None, name: str = "g.raw") 
     announce(descriptor, 1, len(block), 0)
 
 
+def sender_is_open(run: Run, folder: Path) -> None:
+    """The right sender is there: what lies in the segment before that it would take for its predecessor's."""
+    run.until("started", stage="a")
+    place = folder / "state" / "g" / "a" / "run"
+
+    def opened() -> bool:
+        status = read_status(place / "status.json")
+        return status is not None and bool(status["channels"]["raw"]["epoch"])
+
+    wait_for(place, opened)
+
+
 def violated(run: Run, folder: Path, words: str) -> None:
     """The filter refused it and said why, nothing came out, and the guard was stopped."""
     ended = run.until("ended", stage="f")
@@ -152,7 +165,7 @@ def test_a_block_that_another_process_put_is_refused_and_the_guard_acts(
         signal.pause()  # until it is killed
 
     with Run(guard_file(folder, stages=stages(a=sender)), registry=registry, command=None) as run:
-        run.until("started", stage="a")
+        sender_is_open(run, folder)
         child = Child(squat)
         os.read(reading, 1)
         try:
@@ -168,8 +181,10 @@ def test_a_block_that_another_process_put_is_refused_and_the_guard_acts(
 def test_a_squatter_that_ends_at_once_is_refused_too(folder: Path, registry: Path) -> None:
     """Nobody can tell who it was, and nobody vouches for it: by its user it would have passed."""
     with Run(guard_file(folder, stages=stages()), registry=registry, command=None) as run:
-        run.until("started", stage="a")
+        sender_is_open(run, folder)
+        os.kill(run.pid("f"), signal.SIGSTOP)  # else it could see the squatter while that lives
         Child(lambda: inject(registry)).result()
+        os.kill(run.pid("f"), signal.SIGCONT)
         violated(run, folder, "FAILED process: it can not be looked at")
 
 
@@ -283,7 +298,7 @@ def test_a_block_that_another_program_put_is_refused(folder: Path, registry: Pat
         f"inject(Path({str(registry)!r})); print('put', flush=True); signal.pause()"
     )
     with Run(guard_file(folder, stages=stages(a=rules(program=PYTHON))), registry=registry, command=None) as run:
-        run.until("started", stage="a")
+        sender_is_open(run, folder)
         squatter = subprocess.Popen(
             [copy, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONHOME": sys.base_prefix}
         )
@@ -495,7 +510,7 @@ def test_a_block_made_without_the_key_is_refused_whoever_put_it(
     """By somebody whom no rule about processes would refuse: nothing in the file says who sends."""
     text = stages(a="", f="", b="", raw=with_key(key_file(folder)))
     with Run(guard_file(folder, stages=text), registry=registry, command=None) as run:
-        run.until("started", stage="a")
+        sender_is_open(run, folder)
         Child(lambda: inject(registry, secret=secret)).result()
         violated(run, folder, "the sender broke the protocol: tag is")
 
