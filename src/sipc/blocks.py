@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from sipc.cursor import Cursor
 from sipc.endpoint import COPY_PIECE, Endpoint, Parts
-from sipc.endpoint_policy import EndpointPolicy, LastSender, Verdict
+from sipc.endpoint_policy import EndpointPolicy, Verdict
 from sipc.errors import Broken, EndOfStream, RemoteProtocolError, SipcError, SpecError, Timeout
+from sipc.last_sender import LastSender, Memory, Vouched
 from sipc.proto.control import CONTROL_SIZE, Flag
 from sipc.proto.receiver import ReceiverEvent, ReceiverMachine
 from sipc.proto.segment import Segment
@@ -40,6 +41,7 @@ class BlockReceiver(Endpoint):
         cursor: str | os.PathLike[str] | None = None,
         tags: Tags | None = None,
         peer: EndpointPolicy | None = None,
+        vouched: Vouched | None = None,
     ) -> None:
         super().__init__(parts)
         self._tags = tags
@@ -47,7 +49,8 @@ class BlockReceiver(Endpoint):
         self._segment: Segment | None = None
         self._cursor: Cursor | None = None
         self._queue = parts.queue
-        self._peer = None if peer is None else self._last_sender(peer)
+        self._peer = None if peer is None else self._last_sender(peer, cursor, vouched)
+        self._looks = peer is not None
         self._judged = 0  # the block that was last in hand when its sender was judged
         self._taken = False  # the caller has what the machine holds
         spec, epoch = parts.spec, parts.descriptor.epoch
@@ -163,7 +166,9 @@ class BlockReceiver(Endpoint):
             raise self._end()
         return False
 
-    def _last_sender(self, policy: EndpointPolicy) -> LastSender:
+    def _last_sender(
+        self, policy: EndpointPolicy, cursor: str | os.PathLike[str] | None = None, vouched: Vouched | None = None
+    ) -> LastSender:
         """Who sent last, to be judged.  Raises `SpecError` where that may not be asked or can not be told."""
         spec = self._parts.spec
         if spec.enforcement is not Enforcement.DAC:
@@ -175,7 +180,7 @@ class BlockReceiver(Endpoint):
             raise SpecError(
                 f"channel {self.name!r}: only System V queues tell who sent last: use backend = 'sysv', or tags"
             )
-        return LastSender(policy, self._queue)
+        return LastSender(policy, self._queue, Memory(policy, self._parts.descriptor.epoch, cursor), vouched)
 
     def check_peer(self, policy: EndpointPolicy) -> Verdict:
         """Judge the process that put the last message on the queue; raises `Denied`, naming every rule that it failed.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sipc.endpoint import Parts, open_parts
 from sipc.endpoint_policy import EndpointPolicy
 from sipc.errors import SpecError
+from sipc.last_sender import Vouched
 from sipc.receiver import Receiver
 from sipc.sender import Sender
 from sipc.spec import Role
@@ -26,6 +27,7 @@ def open_sender(
     timeout: float | None = None,
     key: str | os.PathLike[str] | None = None,
     policy: EndpointPolicy | None = None,
+    linger: bool = False,
 ) -> Sender:
     """Open the sending end of channel `name`; use it as a context manager.
 
@@ -35,7 +37,8 @@ def open_sender(
 
     `key` names the file with the key of a channel whose definition has a `tag`, and must be given for such a channel
     and for no other.  `policy` is what this process must be itself: `Denied` names every rule that it fails, before
-    anything of the channel is touched.
+    anything of the channel is touched.  With `linger`, `Sender.close` announces the end of the stream only when the
+    receiver has finished everything before it: a receiver with a `peer` policy can judge this process until then.
 
     `Sender.resumption` tells what became of a predecessor's last block.  Raises `Busy` when another process is
     the sender, `Denied`, `RegistryError` for a descriptor not to be trusted, `ChannelNotFound` (timeout 0) or
@@ -44,7 +47,7 @@ def open_sender(
     secret = _before(name, Role.SENDER, key, policy)
     parts = open_parts(name, Role.SENDER, registry, timeout)
     try:
-        return Sender(parts, _tags(parts, secret))
+        return Sender(parts, _tags(parts, secret), linger=linger)
     except BaseException:
         parts.close()
         raise
@@ -59,6 +62,7 @@ def open_receiver(
     key: str | os.PathLike[str] | None = None,
     policy: EndpointPolicy | None = None,
     peer: EndpointPolicy | None = None,
+    vouched: Vouched | None = None,
 ) -> Receiver:
     """Open the receiving end of channel `name`; use it as a context manager and iterate it for messages.
 
@@ -67,14 +71,16 @@ def open_receiver(
     with whatever comes next.
 
     `peer` is what the process must be that sent last, looked at before each block is handed on; it must still live
-    then.  For `enforcement = "dac"` and System V alone, as it takes IPC_STAT.  A process that it refuses is a
-    `RemoteProtocolError`.  The end of a stream is not looked at: only a tag shows whose it is.  The rest as in
-    `open_sender`.
+    then, or have passed before, and have sent no later than it was last seen alive (which is kept beside the cursor).
+    For `enforcement = "dac"` and System V alone, as it takes IPC_STAT.  A process that it refuses is a
+    `RemoteProtocolError`; so is one that has ended and did not pass before, unless `vouched(pid, second)` returns True:
+    whoever starts senders knows which process had that number when it sent.  The end of a stream is not looked at: only
+    a tag shows whose it is.  The rest as in `open_sender`.
     """
     secret = _before(name, Role.RECEIVER, key, policy)
     parts = open_parts(name, Role.RECEIVER, registry, timeout)
     try:
-        return Receiver(parts, cursor, _tags(parts, secret), peer)
+        return Receiver(parts, cursor, _tags(parts, secret), peer, vouched)
     except BaseException:
         parts.close()
         raise

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sipc.errors import KernelError, SpecError
 
-__all__ = ("Cursor", "finished")
+__all__ = ("Cursor", "finished", "own_words")
 
 _MAGIC = int.from_bytes(b"SIPCCUR1", "little")
 _SIZE = 64
@@ -46,6 +46,38 @@ def finished(path: Path, epoch: int) -> int:
     return words[_SEQ] if (words[_MAGIC_WORD], words[_EPOCH]) == (_MAGIC, epoch) else 0
 
 
+def own_words(path: Path, what: str) -> memoryview:
+    """The eight words of a file of this process's user, made if it is not there, that nobody else may write.
+
+    `what` names it in messages.  Raises `SpecError`, `KernelError` when the disk has no room.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            return _mapped(fd, path, what)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # not the name's fault
+            reason = f"{error.strerror}: make room and open again"
+            raise KernelError(error.errno, reason, syscall="fallocate", obj=str(path)) from error
+        raise SpecError(f"{what} {path}: {error.strerror}: name a file in a directory of your own") from error
+
+
+def _mapped(fd: int, path: Path, what: str) -> memoryview:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size not in (0, _SIZE):
+        raise SpecError(f"{what} {path} is no {what} file ({status.st_size} bytes, not {_SIZE}): name another file")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        raise SpecError(
+            f"{what} {path} (uid {status.st_uid}, mode {mode:04o}) can be changed by others, who could make "
+            "this receiver skip or believe blocks: name a file of your own that nobody else may write"
+        )
+    os.posix_fallocate(fd, 0, _SIZE)  # a store to a page that the disk has no room for would be SIGBUS
+    return memoryview(mmap.mmap(fd, _SIZE)).cast("Q")
+
+
 class Cursor:
     """An open cursor of one epoch.  The role's lock keeps a second receiver away from it."""
 
@@ -56,17 +88,7 @@ class Cursor:
         FILE.partial can not go.
         """
         self.path = Path(path)
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-            try:
-                self._words = self._map(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # not the name's fault
-                reason = f"{error.strerror}: make room and open again"
-                raise KernelError(error.errno, reason, syscall="fallocate", obj=str(self.path)) from error
-            raise SpecError(f"cursor {self.path}: {error.strerror}: name a file in a directory of your own") from error
+        self._words = own_words(self.path, "cursor")
         if self._words[_MAGIC_WORD] not in (0, _MAGIC):
             raise SpecError(f"cursor {self.path} is no cursor file: name another file")
         self._partial = self.path.with_name(self.path.name + ".partial")
@@ -79,21 +101,6 @@ class Cursor:
             self._words[_SEQ] = self._words[_RECORDS] = self._words[_ENDED] = 0
             self._words[_MAGIC_WORD] = _MAGIC
             self._words[_EPOCH] = epoch
-
-    def _map(self, fd: int) -> memoryview:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size not in (0, _SIZE):
-            raise SpecError(
-                f"cursor {self.path} is no cursor file ({status.st_size} bytes, not {_SIZE}): name another file"
-            )
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            mode = stat.S_IMODE(status.st_mode)
-            raise SpecError(
-                f"cursor {self.path} (uid {status.st_uid}, mode {mode:04o}) can be changed by others, who could make "
-                "this receiver skip blocks: name a file of your own that nobody else may write"
-            )
-        os.posix_fallocate(fd, 0, _SIZE)  # a store to a page that the disk has no room for would be SIGBUS
-        return memoryview(mmap.mmap(fd, _SIZE)).cast("Q")
 
     @property
     def seq(self) -> int:

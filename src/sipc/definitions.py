@@ -49,6 +49,7 @@ _INTEGERS = ("slots", "depth", "slot_size", "max_message")
 _STRINGS = ("key_path", "type")
 _LONGEST_TEXT = 1 << 20  # characters: far more than any definition needs; a device has no end
 _PRINCIPALS = ("sender", "receiver")
+_PRINCIPAL = ("user", "group", "type", "program", "digest")
 _KEYS = (*_ENUMS, *_INTEGERS, "checksum", *_STRINGS, *_PRINCIPALS)
 
 
@@ -176,8 +177,8 @@ def _principal(where: str, role: str, table: Any) -> Principal:
     if not isinstance(table, dict):
         raise SpecError(f"{where}: {role} = {table!r} must be a table like {{ user = 'alice' }}")
     for key in table:
-        if key not in ("user", "group", "type"):
-            raise SpecError(f"{where}: {role} has unknown key {key!r}: known are user, group, type")
+        if key not in _PRINCIPAL:
+            raise SpecError(f"{where}: {role} has unknown key {key!r}: known are {', '.join(_PRINCIPAL)}")
     uid = gid = None
     if "user" in table:
         uid, gid = _user(where, role, table["user"])
@@ -189,7 +190,7 @@ def _principal(where: str, role: str, table: Any) -> Principal:
     if kind is not None and not (isinstance(kind, str) and kind):
         raise SpecError(f"{where}: {role}.type = {kind!r} must be the name of an SELinux type")
     try:
-        return Principal(uid=uid, gid=gid, type=kind)
+        return Principal(uid=uid, gid=gid, type=kind, program=table.get("program"), digest=table.get("digest"))
     except SpecError as error:
         raise SpecError(f"{where}: {role}: {error}") from error
 

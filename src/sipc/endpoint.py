@@ -151,6 +151,7 @@ class Endpoint:
         # None when free; else why no call may go on: a call in progress, or closed.
         self._barred: str | None = None
         self._broken = False
+        self._looks = False  # whether this end asks the queue who sent last
         _open_ends.add(self)
 
     def __enter__(self) -> Self:
@@ -180,14 +181,15 @@ class Endpoint:
         """Give up, in this whole process and for good, every call that this end's role has no use for.
 
         Seccomp filters for what SELinux does not see, and for the other direction's calls; they end in EPERM.  Use
-        it when everything is open that the process needs.  What is refused and what stays is in docs/seccomp.md.
+        it when everything is open that the process needs.  What is refused and what stays is in docs/seccomp.md; a
+        receiver with a `peer` policy keeps the one call that tells who sent last.
         Raises `PolicyUnavailable` without libseccomp, `KernelError` when the kernel takes no filter.
         """
         if self._barred is not None:
             raise self._refuse()
         from sipc.kernel import seccomp  # noqa: PLC0415 - only for those who ask for it
 
-        seccomp.confine(self._parts.role)
+        seccomp.confine(self._parts.role, looks=self._looks)
 
     def fileno(self) -> int | None:
         """A descriptor that polls ready when the queue is, None where the backend has none (System V)."""

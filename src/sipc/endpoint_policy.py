@@ -17,20 +17,18 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 from sipc import process
 from sipc.errors import Denied, SpecError
 from sipc.process import Process
+from sipc.spec import is_digest, is_program
 
-__all__ = ("EndpointPolicy", "Failed", "LastSender", "Verdict")
+__all__ = ("EndpointPolicy", "Failed", "Verdict")
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LAST_ID = 0xFFFFFFFE  # (uid_t)-1 is no user
-_TURNS = 3  # a sender that is replaced so often while it is looked at is denied
 
 
 class Failed(enum.IntFlag):
@@ -118,11 +116,11 @@ class EndpointPolicy:
             good = value is None or (isinstance(value, frozenset) and all(type(one) in (int, str) for one in value))
             if not good:
                 raise SpecError(f"{key} = {value!r} must be a frozenset of names and numbers of groups")
-        if self.program is not None and not _is_program(self.program):
+        if self.program is not None and not is_program(self.program):
             raise SpecError(
                 f"program = {self.program!r} must be an absolute path, in its shortest form, not ending in ' (deleted)'"
             )
-        if self.digest is not None and not (isinstance(self.digest, str) and _SHA256.fullmatch(self.digest)):
+        if self.digest is not None and not is_digest(self.digest):
             raise SpecError(f"digest = {self.digest!r} must be 64 hex digits in lower case: sha256sum FILE prints them")
         if self.callback is not None and not callable(self.callback):
             raise SpecError(f"callback = {self.callback!r} can not be called: give a function of one Process")
@@ -156,12 +154,6 @@ class EndpointPolicy:
         verdict = self.judge_pid(os.getpid())
         verdict.require(what)
         return verdict
-
-
-def _is_program(path: object) -> bool:
-    if not isinstance(path, str) or not path.startswith("/") or path.endswith(" (deleted)"):
-        return False
-    return path == os.path.normpath(path)
 
 
 def _said(error: Exception) -> str:
@@ -274,74 +266,3 @@ _RULES: tuple[tuple[Failed, str, Callable[[Any, Process], str | None]], ...] = (
     (Failed.SELINUX_RANGE, "selinux_range", _selinux_range),
     (Failed.CALLBACK, "callback", _callback),
 )
-
-
-# -- the other end ---------------------------------------------------------------------------------------------
-
-
-class _Tells(Protocol):
-    def last_sender(self) -> tuple[int, int] | None:
-        """(pid, second) of the last message put, None when there was none."""
-        ...
-
-
-class LastSender:
-    """The process that put the last message on a queue, as the kernel notes it, judged by a policy.
-
-    A process that passed is held by a pidfd and not read again while it lives: as long as it does nobody else has its
-    pid.  Source: msgctl(2), `msg_lspid` and `msg_stime`.  It is the *last* sender: of a message that was put before it
-    nothing is known.
-    """
-
-    def __init__(self, policy: EndpointPolicy, queue: _Tells) -> None:
-        self._policy = policy
-        self._queue = queue
-        self._passed: tuple[int, int, Verdict] | None = None  # pid, its pidfd, what was said of it
-
-    def verdict(self) -> Verdict:
-        """Judge whoever sent last; one that is replaced in the meantime is judged anew."""
-        last = self._queue.last_sender()
-        for _ in range(_TURNS):
-            if last is None or last[0] <= 0:
-                return self._refused(0, "nobody has sent yet, or from outside this pid namespace")
-            if self._passed is not None:
-                pid, pidfd, verdict = self._passed
-                if pid == last[0] and not process.ended(pidfd):
-                    return verdict
-                self.close()
-            verdict = self._judge(*last)
-            before, last = last, self._queue.last_sender()
-            if last is not None and last[0] == before[0]:
-                return verdict
-            self.close()
-        return self._refused(0, "it changed again and again while it was looked at")
-
-    def _judge(self, pid: int, sent_at: int) -> Verdict:
-        try:
-            pidfd = os.pidfd_open(pid)
-        except (OSError, OverflowError) as error:
-            return self._refused(pid, f"it can not be looked at: {error}")
-        keep = False
-        try:
-            subject = process.read(pid, digest=self._policy.digest is not None, pidfd=pidfd)
-            # Who has the pid now but began after the message was put did not put it.  The kernel notes whole seconds.
-            began = subject.started_at
-            if subject.stale is None and (began is None or began > sent_at + 1):
-                return self._refused(pid, "it began after the last message was put: the pid was another's then")
-            verdict = self._policy.judge(subject)
-            if keep := verdict.allowed:
-                self._passed = (pid, pidfd, verdict)
-            return verdict
-        finally:
-            if not keep:
-                os.close(pidfd)
-
-    def _refused(self, pid: int, why: str) -> Verdict:
-        return self._policy.judge(Process(pid=pid, stale=why))
-
-    def close(self) -> None:
-        """Forget who passed."""
-        if self._passed is not None:
-            _, pidfd, _ = self._passed
-            self._passed = None
-            os.close(pidfd)

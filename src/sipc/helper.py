@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The helper: make a channel's objects, publish their descriptor, exit.  The trusted part.
 
-Owns creation and destruction, all or nothing.  Imports `spec` (and the definitions' reader), `registry`,
-`kernel`, `proto` and nothing else.  It is run as a program, `sipc-helper` or `python -m sipc.helper`, so that
-under SELinux it can have a domain of its own; `sipc create` and `sipc destroy` run it too.
+Owns creation and destruction, all or nothing.  Imports `spec` (and the definitions' reader, and the rules about ends),
+`registry`, `kernel`, `proto` and nothing else.  It is run as a program, `sipc-helper` or `python -m sipc.helper`, so
+that under SELinux it can have a domain of its own; `sipc create` and `sipc destroy` run it too.
 
 Order: journal (with the keys) on disk; queue with its limit; segment, every page filled; owners and modes;
 private directories; rename of the journal to the channel's name.  A failure at any step undoes the steps
@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sipc.admission import admit
 from sipc.definitions import DEFINITIONS, load
 from sipc.descriptor import Descriptor
 from sipc.errors import (
@@ -64,11 +65,12 @@ def create(spec: ChannelSpec, registry: Path, *, replacing: bool = False) -> Des
     """Make one channel and publish it; returns its descriptor.
 
     `replacing` destroys a channel of that name first (both its ends get `Broken`).  Raises `ChannelExists`,
-    `SpecError` for what this kernel can not hold, `KernelError` or `Denied`; after a failure nothing of the
-    new channel is left.
+    `SpecError` for what this kernel can not hold, `Denied` for ends that are not to be, `KernelError`; after a failure
+    nothing of the new channel is left.
     """
     limits.check(spec)
     _check_users(spec)
+    admit([spec])
     if spec.enforcement is Enforcement.SELINUX:
         from sipc.selinux import live  # noqa: PLC0415 - only where it is asked for
 
@@ -321,6 +323,8 @@ def main(argv: list[str] | None = None) -> int:
         missing = [name for name in arguments.channel if name not in specs]
         if missing:
             raise SpecError(f"no definition of channel {missing[0]!r} in the files given: defined are {sorted(specs)}")
+        chosen = [specs[name] for name in arguments.channel or specs]
+        admit(chosen)  # of all of them, before anything is made or destroyed
         for name in arguments.channel or specs:
             descriptor = create(specs[name], registry, replacing=arguments.replace)
             made.append(name)

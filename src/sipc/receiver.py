@@ -24,6 +24,7 @@ from sipc.blocks import BlockReceiver
 from sipc.endpoint import _IN_USE, COPY_PIECE, Parts, copy_in_pieces, flat
 from sipc.endpoint_policy import EndpointPolicy
 from sipc.errors import EndOfStream, RemoteProtocolError, SipcError, SpecError
+from sipc.last_sender import Vouched
 from sipc.proto import records as packing
 from sipc.proto.control import Flag
 from sipc.proto.receiver import ReceiverEvent
@@ -63,8 +64,9 @@ class Receiver(BlockReceiver):
         cursor: str | os.PathLike[str] | None = None,
         tags: Tags | None = None,
         peer: EndpointPolicy | None = None,
+        vouched: Vouched | None = None,
     ) -> None:
-        super().__init__(parts, cursor, tags, peer)
+        super().__init__(parts, cursor, tags, peer, vouched)
         self._records: list[bytes] = []  # records of the block in hand
         self._next_record = 0
 

@@ -56,9 +56,10 @@ class Sender(Endpoint):
     `timeout` is in seconds everywhere: None waits for ever, 0 does not wait.
     """
 
-    def __init__(self, parts: Parts, tags: Tags | None = None) -> None:
+    def __init__(self, parts: Parts, tags: Tags | None = None, *, linger: bool = False) -> None:
         super().__init__(parts)
         self._tags = tags
+        self._linger = linger
         spec, epoch = parts.spec, parts.descriptor.epoch
         self._segment: Segment | None = None
         if spec.transport is Transport.SEGMENT and parts.memory is not None:
@@ -404,24 +405,26 @@ class Sender(Endpoint):
         Raises `Timeout`; calling again goes on waiting.
         """
         with self._exclusive():
-            deadline = None if timeout is None else time.monotonic() + timeout
+            self._drain(None if timeout is None else time.monotonic() + timeout)
 
-            def left() -> float | None:
-                return None if deadline is None else max(0.0, deadline - time.monotonic())
+    def _drain(self, deadline: float | None) -> None:
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-            if self._interrupted:
-                self._resync()
-            done = self._machine.pending is None or self._announce(left())
-            while done and not self._machine.drained:
-                done = self._send_noop(left())
-            if not done:
-                raise Timeout(f"channel {self.name!r}: the receiver has not finished everything in time")
+        if self._interrupted:
+            self._resync()
+        done = self._machine.pending is None or self._announce(left())
+        while done and not self._machine.drained:
+            done = self._send_noop(left())
+        if not done:
+            raise Timeout(f"channel {self.name!r}: the receiver has not finished everything in time")
 
     def close(self, timeout: float | None = None) -> None:
         """End the stream in order and let go of the channel; a second call does nothing.
 
-        Waits until the queue takes the CLOSE message.  Whatever happens this end is closed afterwards; after a
-        `Timeout` the end of the stream is announced by the next sender that opens.
+        Waits until the queue takes the CLOSE message; opened with `linger`, until everything was finished too.
+        Whatever happens this end is closed afterwards; after a `Timeout` the end of the stream is announced by the next
+        sender that opens.
         """
         if self.closed:
             return
@@ -456,6 +459,8 @@ class Sender(Endpoint):
         if self._machine.state is SenderState.CLOSING:  # an earlier close() was interrupted
             self._announce(timeout)
         elif self._machine.state is not SenderState.CLOSED:
+            if self._linger and flags == _CLOSE:
+                self._drain(deadline)
             self._put(b"", 0, flags, deadline)
         if self._machine.pending is not None:
             raise Timeout(f"channel {self.name!r}: the queue did not take the end of the stream in time")

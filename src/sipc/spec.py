@@ -9,6 +9,7 @@ Every bound below is justified beside it; a value outside is a `SpecError` that 
 from __future__ import annotations
 
 import enum
+import posixpath
 import re
 from dataclasses import dataclass, field
 
@@ -26,6 +27,8 @@ __all__ = (
     "Transport",
     "Wire",
     "check_name",
+    "is_digest",
+    "is_program",
     "modes",
 )
 
@@ -35,6 +38,7 @@ PAGE = 4096
 # leading dot, at most 64 bytes (DESIGN 7).
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # `slot` is a u16 on the wire; five bits are plenty, but the wire is the bound.
 MAX_SLOTS = 0xFFFF
 # The rule holds for any depth; the queue must hold depth * 32 bytes, and msgmnb is 16384 by default.
@@ -107,6 +111,18 @@ def check_name(name: str) -> str:
     return name
 
 
+def is_program(path: object) -> bool:
+    """Whether this can be the path of what a process runs, as the kernel shows it."""
+    if not isinstance(path, str) or not path.startswith("/") or path.endswith(" (deleted)") or "\0" in path:
+        return False
+    return path == posixpath.normpath(path)
+
+
+def is_digest(text: object) -> bool:
+    """Whether this is a SHA-256 as sha256sum prints it."""
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
+
+
 def _between(key: str, value: int, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
         raise SpecError(f"{key} = {value!r} is out of range: give a whole number from {low} to {high}")
@@ -132,13 +148,27 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who one end is: numeric uid and gid (None: the helper's own), and the expected SELinux type."""
+    """Who one end is: numeric uid and gid (None: the helper's own), and the expected SELinux type.
+
+    `program` is the file that it runs (for a script: its interpreter) and `digest` the SHA-256 of it in hex: the helper
+    looks at them before it makes the channel.  They are no part of the channel and stand in no descriptor.
+    """
 
     uid: int | None = None
     gid: int | None = None
     type: str | None = None
+    program: str | None = field(default=None, compare=False)
+    digest: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if self.program is not None and not is_program(self.program):
+            raise SpecError(
+                f"program = {self.program!r} must be an absolute path, in its shortest form, not ending in ' (deleted)'"
+            )
+        if self.digest is not None and not is_digest(self.digest):
+            raise SpecError(f"digest = {self.digest!r} must be 64 hex digits in lower case: sha256sum FILE prints them")
+        if self.digest is not None and self.program is None:
+            raise SpecError("a digest without a program: give program = '/path/of/it' too")
         for key, value in (("uid", self.uid), ("gid", self.gid)):
             if value is not None:
                 _between(key, value, 0, 0xFFFFFFFE)  # (uid_t)-1 means "leave as it is" to chown(2)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ from tests.support.channels import Child, make
 import sipc
 import sipc.aio
 from sipc.endpoint_policy import EndpointPolicy, Failed
+from sipc.process import ended
 from sipc.spec import Enforcement
 
 pytestmark = pytest.mark.host
@@ -109,6 +112,115 @@ def test_a_sender_that_has_ended_can_not_be_judged(registry: Path) -> None:
         with sipc.open_receiver("c", registry=registry, timeout=10, cursor=cursor, peer=ME) as receiver:
             with pytest.raises(sipc.RemoteProtocolError, match="last sender"):
                 receiver.receive(0)
+
+
+def leave(reading: int) -> None:
+    """Send two blocks, and end without a word when told to."""
+    sender = sipc.open_sender("c", registry=os.environ["SIPC_REGISTRY"], timeout=10)
+    sender.send(b"one")
+    sender.send(b"two")
+    os.read(reading, 1)
+    os._exit(0)
+
+
+def forge() -> None:
+    """Send a block and end at once."""
+    sender = sipc.open_sender("c", registry=os.environ["SIPC_REGISTRY"], timeout=10)
+    sender.send(b"forged")
+    os._exit(0)
+
+
+def test_what_a_sender_left_that_passed_while_it_lived_is_handed_on(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what somebody else puts after it, who ends at once too, is not: by its user it would have passed."""
+    monkeypatch.setenv("SIPC_REGISTRY", str(registry))
+    make(registry, "c")
+    reading, writing = os.pipe()
+    child = Child(lambda: leave(reading))
+    with sipc.open_receiver("c", registry=registry, timeout=10, peer=ME) as receiver:
+        assert receiver.receive(30) == b"one"
+        os.write(writing, b"x")
+        child.wait()
+        assert receiver.receive(30) == b"two"
+        Child(forge).wait()
+        with pytest.raises(sipc.RemoteProtocolError, match="last sender"):
+            receiver.receive(30)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_receiver_that_starts_anew_knows_who_had_passed(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its cursor; one without has never seen that sender."""
+    monkeypatch.setenv("SIPC_REGISTRY", str(registry))
+    make(registry, "c")
+    reading, writing = os.pipe()
+    child = Child(lambda: leave(reading))
+    cursor = tmp_path / "cursor"
+    with sipc.open_receiver("c", registry=registry, timeout=10, cursor=cursor, peer=ME) as receiver:
+        assert receiver.receive(30) == b"one"
+        os.write(writing, b"x")
+        child.wait()
+    with sipc.open_receiver("c", registry=registry, timeout=10, cursor=cursor, peer=ME) as receiver:
+        assert receiver.receive(30) == b"two"
+    other = tmp_path / "other"
+    with sipc.open_receiver("c", registry=registry, timeout=10, cursor=other, peer=ME) as receiver:
+        with pytest.raises(sipc.RemoteProtocolError, match="last sender"):
+            receiver.receive(30)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_sender_that_lingers_announces_the_end_when_everything_was_finished(registry: Path) -> None:
+    """So it lives until its last block was judged; where the time is too short it says so."""
+    make(registry, "c")
+
+    def send() -> None:
+        with sipc.open_sender("c", registry=registry, timeout=10, linger=True) as sender:
+            sender.send(b"one")
+
+    child = Child(send)
+    with sipc.open_receiver("c", registry=registry, timeout=10, peer=ME) as receiver:
+        assert receiver.receive(30) == b"one"
+        pidfd = os.pidfd_open(child.pid)
+        assert not ended(pidfd)
+        os.close(pidfd)
+        with pytest.raises(sipc.EndOfStream):
+            receiver.receive(30)
+    child.result()
+    sender = sipc.open_sender("c", registry=registry, timeout=10, linger=True)
+    sender.send(b"two")
+    with pytest.raises(sipc.Timeout, match="has not finished everything"):
+        sender.close(0.05)
+    assert sender.closed
+
+
+def test_a_receiver_that_judges_goes_on_judging_when_it_is_confined(registry: Path) -> None:
+    """The filter leaves it the one call that tells who sent last, and refuses all others on the queue."""
+    make(registry, "c")
+
+    def receive() -> tuple[bytes, int, int, int]:
+        with sipc.open_receiver("c", registry=registry, timeout=10, peer=ME) as receiver:
+            receiver.confine()
+            got = receiver.receive(30)
+            libc = ctypes.CDLL(None, use_errno=True)
+            buffer = ctypes.create_string_buffer(256)
+            refused = []
+            for act in (0, 1, 2):  # IPC_RMID, IPC_SET, IPC_STAT of a queue that there is not
+                ctypes.set_errno(0)
+                assert libc.msgctl(0x7FFFFFF, act, buffer) == -1
+                refused.append(ctypes.get_errno())
+            return got, refused[0], refused[1], refused[2]
+
+    child = Child(receive)
+    with sipc.open_sender("c", registry=registry, timeout=10) as sender:
+        sender.send(b"one")
+        got, *refused = child.result()
+    assert got == b"one"
+    assert refused[:2] == [errno.EPERM] * 2
+    assert refused[2] != errno.EPERM
 
 
 def test_a_judgement_that_was_interrupted_is_made_at_the_next_call(registry: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_new_epoch_is_begun_wholly_or_not_at_all(stores: int, path: Path, monk
     """Killed after any store, the file never says that blocks of the new epoch were finished."""
     old = EPOCH - 1
     words = Dying([int.from_bytes(MAGIC, "little"), old, 7, 9, 0, 0, 0, 0], stores)
-    monkeypatch.setattr(Cursor, "_map", lambda *_: cast("memoryview[int]", words))
+    monkeypatch.setattr("sipc.cursor.own_words", lambda *_: cast("memoryview[int]", words))
     with suppress(KeyboardInterrupt):
         Cursor(path, EPOCH)
     monkeypatch.undo()
@@ -395,7 +395,7 @@ def test_the_end_of_a_stream_outlives_the_receiver(path: Path) -> None:
 def test_the_end_of_a_stream_is_noted_before_it_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the two stores, the block comes again; the other way round the end would be forgotten."""
     words = Dying([int.from_bytes(MAGIC, "little"), EPOCH, 3, 0, 0, 0, 0, 0], 1)
-    monkeypatch.setattr(Cursor, "_map", lambda *_: cast("memoryview[int]", words))
+    monkeypatch.setattr("sipc.cursor.own_words", lambda *_: cast("memoryview[int]", words))
     with suppress(KeyboardInterrupt):
         Cursor(path, EPOCH).ended(4)
     monkeypatch.undo()

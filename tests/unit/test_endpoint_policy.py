@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipc.endpoint_policy import EndpointPolicy, Failed, LastSender, Verdict
+from sipc.endpoint_policy import EndpointPolicy, Failed, Verdict
 from sipc.errors import Denied, SipcError, SpecError
+from sipc.last_sender import LastSender
 from sipc.process import Process, planned, read
 
 ROOT = pwd.getpwuid(0).pw_name

@@ -67,6 +67,8 @@ def _verified(file: Path, head: str | None, *, journal: bool) -> Report:
     if str(file) == "-":
         return verify(read_lines(sys.stdin.buffer), head=head, repeats=journal)
     try:
+        if file.is_char_device():
+            raise SpecError(f"{file} is a device, which has no end: name a log")
         with file.open("rb") as stream:
             return verify(read_lines(stream), head=head, repeats=journal)
     except OSError as error:

@@ -13,6 +13,7 @@ role may open, so that none takes another's.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 import time
@@ -68,6 +69,10 @@ def _principal(who: Principal) -> Iterable[str]:
         yield f"group = {who.gid}"
     if who.type is not None:
         yield f'type = "{who.type}"'
+    if who.program is not None:
+        yield f"program = {json.dumps(who.program, ensure_ascii=False)}"
+    if who.digest is not None:
+        yield f'digest = "{who.digest}"'
 
 
 @dataclass(slots=True, kw_only=True)

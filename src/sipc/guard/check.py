@@ -17,6 +17,7 @@ from typing import TypeVar
 from sipc.definitions import check_apart
 from sipc.errors import SpecError
 from sipc.guard.config import LONGEST_TEXT, read
+from sipc.guard.endpoints import groups_of
 from sipc.guard.lines import Path
 from sipc.guard.model import CommandFilter, Guard
 from sipc.guard.policy import account, channel_specs, options
@@ -172,6 +173,11 @@ def _users(file: File, guard: Guard) -> list[str]:
             notes.append(f"stage {name}: there is no {kind} {missing!r} on this host: create it before the guard runs")
             continue
         who[name] = Principal(uid=uid, gid=gid)
+        try:
+            for names in (stage.endpoint.in_groups, stage.endpoint.only_groups) if stage.endpoint is not None else ():
+                groups_of(stage, names)
+        except SpecError as error:
+            notes.append(f"{error} before the guard runs")
         if uid == 0:
             notes.append(f"stage {name} runs as root, whom file modes do not bind: give it a user of its own")
     for name, channel in guard.channels.items():
@@ -194,7 +200,15 @@ def _users(file: File, guard: Guard) -> list[str]:
 
 def _notes(guard: Guard) -> list[str]:
     """What a channel asks for and what comes with it; programs that there are not yet."""
+    unseen = [
+        f"channel {name}: POSIX queues do not tell who sent last, so {channel.receiver} can not judge it: give the "
+        "channel a key_file"
+        for name, channel in guard.channels.items()
+        if channel.spec.backend is Backend.POSIX and channel.spec.enforcement is Enforcement.DAC and not channel.keys
+        and (guard.stages[channel.sender].user is not None or guard.stages[channel.sender].endpoint is not None)
+    ]  # fmt: skip
     return [
+        *unseen,
         *(
             f"stage {name}: there is no program {shown(stage.work.command[0])} on this host: install it before the "
             "guard runs"

@@ -16,10 +16,12 @@ from typing import Any
 
 from sipc import definitions
 from sipc.errors import SpecError
+from sipc.guard.ends import check_keys, check_users, endpoint_rules, key_files
 from sipc.guard.lines import DEEPEST, find_lines
 from sipc.guard.model import (
     AuditPlace,
     CommandFilter,
+    EndpointRules,
     Guard,
     GuardChannel,
     Kind,
@@ -35,11 +37,12 @@ from sipc.guard.model import (
 from sipc.guard.requirements import WORDS, Edge, Requirement, parse_requirement
 from sipc.guard.structure import check_structure
 from sipc.guard.tables import File, Problem, Table, named, shown, title
-from sipc.spec import MAX_DEPTH, MAX_SLOT_SIZE, MAX_SLOTS, Backend, ChannelSpec, Enforcement, Transport
+from sipc.spec import MAX_DEPTH, MAX_SLOT_SIZE, MAX_SLOTS, Backend, ChannelSpec, Enforcement, Tag, Transport
 
 __all__ = (
     "LONGEST_TEXT",
     "CommandFilter",
+    "EndpointRules",
     "Guard",
     "GuardChannel",
     "Kind",
@@ -64,9 +67,9 @@ _SOCKET_PATH = 107  # sun_path of unix(7), less its NUL
 _LARGEST_SIZE = (1 << 63) - 1  # as spec.py has it for max_message
 _TOP = ("version", "guard", "stage", "channel")
 _GUARD = ("name", "on_violation", "on_quarantine_full", "audit", "enforcement", "require")
-_STAGE = ("user", "group", "type", "source", "filter", "sink", "quarantine")
+_STAGE = ("user", "group", "type", "source", "filter", "sink", "quarantine", "endpoint")
 _CHANNEL = ("from", "to", "slots", "depth", "slot_size", "max_message", "backend", "transport", "checksum",
-            "enforcement", "type")  # fmt: skip
+            "enforcement", "type", "key_file")  # fmt: skip
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -126,6 +129,7 @@ class _Reader:
         self.enforcement = Enforcement.SELINUX  # what is not said must not mean less
         self.kinds: dict[str, Kind | None] = {}
         self.given: dict[str, Table] = {}  # the tables of stages
+        self.channel_tables: list[tuple[str, Table]] = []
         self.stages: dict[str, Stage] = {}
         self.edges: list[Edge] = []
         self.channels: dict[str, GuardChannel] = {}
@@ -147,9 +151,11 @@ class _Reader:
         self.given = dict(self.named("stage"))
         for name, stage in self.given.items():
             self.stage(name, stage)
-        for name, channel in self.named("channel"):
+        self.channel_tables = self.named("channel")
+        for name, channel in self.channel_tables:
             self.channel(name, channel)
-        self.users()
+        check_users(self.name, self.channels, self.stages, self.given)
+        check_keys(self.channels, dict(self.channel_tables), self.places())
         if table is not None:
             self.requirements(table)
             sealed = [name for name, one in self.channels.items() if one.spec.enforcement is Enforcement.SELINUX]
@@ -229,8 +235,9 @@ class _Reader:
         quarantine = self.quarantine(table, kind)
         if work is not None:
             self.stages[name] = Stage(
-                name=name, work=work, user=user, group=group, type=self.type(name, table), quarantine=quarantine
-            )
+                name=name, work=work, user=user, group=group, type=self.type(name, table), quarantine=quarantine,
+                endpoint=endpoint_rules(table),
+            )  # fmt: skip
 
     def type(self, name: str, table: Table) -> str | None:
         """The type that the table names, or `<guard>_<stage>_t`, unless that is none."""
@@ -293,7 +300,8 @@ class _Reader:
 
     def channel(self, name: str, table: Table) -> None:
         theirs = "the user, group and type of a stage stand in its own table: remove it"
-        keys = {"wire": "a guard's channels speak sipc2: remove it", "sender": theirs, "receiver": theirs}
+        keys = {"wire": "a guard's channels speak sipc2: remove it", "sender": theirs, "receiver": theirs,
+                "tag": 'write key_file = "/path/of/the/key": a channel that has one has tags'}  # fmt: skip
         table.only(_CHANNEL, keys)
         ends = [self.end(table, key) for key in ("from", "to")]
         start, end = ends
@@ -311,10 +319,14 @@ class _Reader:
             "checksum": table.boolean("checksum"),
             "enforcement": table.choice("enforcement", Enforcement),
             "type": table.identifier("type"),
+            "tag": Tag.BLAKE2B if "key_file" in table.values else None,
         }
+        files = key_files(table)
         spec = self.spec(name, table, {key: value for key, value in values.items() if value is not None})
         if spec is not None and start is not None and end is not None:
-            self.channels[name] = GuardChannel(name=name, sender=start, receiver=end, spec=spec)
+            self.channels[name] = GuardChannel(name=name, sender=start, receiver=end, spec=spec, keys={
+                stage: files[key] for stage, key in ((start, "from"), (end, "to")) if key in files
+            })  # fmt: skip
 
     def spec(self, name: str, table: Table, values: dict[str, Any]) -> ChannelSpec | None:
         """The channel as `definitions` reads it, under the name it is registered by."""
@@ -341,37 +353,6 @@ class _Reader:
         else:
             return value
         return None
-
-    def users(self) -> None:
-        """Where a channel asks for SELinux, its stages have users and types."""
-        needed = {
-            stage
-            for channel in self.channels.values()
-            if channel.spec.enforcement is Enforcement.SELINUX
-            for stage in (channel.sender, channel.receiver)
-        }
-        self.users_of_both()
-        for name, stage in self.stages.items():
-            table = self.given[name]
-            if name in needed and "user" not in table.values:
-                table.problem("user", "is missing, and a channel asks for SELinux", 'write user = "NAME"')
-            if name in needed and stage.type is None and "type" not in table.values and self.name is not None:
-                reason = f"has no type: {self.name}_{name}_t can not be one"
-                table.problem(None, reason, 'write type = "NAME_t", or begin the guard\'s name with a letter')
-
-    def users_of_both(self) -> None:
-        """Under file modes alone a channel is one user's, or two users'; not one's and whoever's."""
-        told: set[str] = set()
-        for name, channel in self.channels.items():
-            if channel.spec.enforcement is Enforcement.SELINUX:
-                continue
-            for stage, other in ((channel.sender, channel.receiver), (channel.receiver, channel.sender)):
-                if stage not in self.given or other not in self.given or stage in told:
-                    continue
-                if "user" in self.given[other].values and "user" not in self.given[stage].values:
-                    told.add(stage)
-                    reason = f"is missing, and {other}, at the other end of channel {name}, has one"
-                    self.given[stage].problem("user", reason, "give both, or neither")
 
     def requirements(self, table: Table) -> None:
         value = table.values.get("require", [])

@@ -116,8 +116,7 @@ class _File:
         with doing("open", path, _ADVICE):
             self.fd = os.open(path, _OPEN, 0o600)
             try:
-                if os.fstat(self.fd).st_size < _PAGE:
-                    os.ftruncate(self.fd, _PAGE)
+                os.posix_fallocate(self.fd, 0, _PAGE)  # a store to a page that the disk has no room for would be SIGBUS
                 self.words = memoryview(mmap.mmap(self.fd, _PAGE)).cast("Q")
             except BaseException:
                 os.close(self.fd)

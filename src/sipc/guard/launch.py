@@ -27,6 +27,7 @@ from pathlib import Path
 from sipc import process
 from sipc.endpoint_policy import EndpointPolicy, Failed, Verdict
 from sipc.errors import Denied, KernelError, SpecError
+from sipc.guard.endpoints import groups_of, started_policy
 from sipc.guard.model import Guard, Kind, Medium, Stage
 from sipc.guard.places import Places
 from sipc.guard.policy import account
@@ -51,7 +52,7 @@ _MASK = 0o077
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Who a stage runs as; `switched`: not who starts it, so without supplementary groups."""
+    """Who a stage runs as; `switched`: not who starts it, so with no supplementary groups but what it must have."""
 
     uid: int
     gid: int
@@ -100,19 +101,20 @@ def account_of(stage: Stage) -> Account:
             from None  # fmt: skip
     mine, my_group = os.geteuid(), os.getegid()
     uid, gid = mine if uid is None else uid, my_group if gid is None else gid
-    if (uid, gid) == (mine, my_group):
+    wanted = groups_of(stage, stage.endpoint.in_groups if stage.endpoint is not None else None) or frozenset()
+    if (uid, gid) == (mine, my_group) and (mine != 0 or wanted <= frozenset(os.getgroups())):
         return Account(uid=uid, gid=gid, groups=frozenset(os.getgroups()), switched=False)
     if mine != 0:
         raise Denied(
             f"stage {stage.name} runs as uid {uid}, gid {gid}, and only root can start it so (this is uid {mine}, gid "
             f"{my_group}): run the guard as root, or remove user and group from the file"
         )
-    return Account(uid=uid, gid=gid, groups=frozenset(), switched=True)
+    return Account(uid=uid, gid=gid, groups=wanted, switched=True)
 
 
-def endpoint_policy(who: Account, program: str) -> EndpointPolicy:
-    """What must be true of a stage's process: its users and groups, all of them, and what it runs."""
-    return EndpointPolicy(uid=who.uid, gid=who.gid, only_groups=who.groups, program=program)
+def endpoint_policy(stage: Stage, who: Account, program: str) -> EndpointPolicy:
+    """What must be true of a stage's process: its users and groups, all of them, what it runs, and the file's rules."""
+    return started_policy(stage, uid=who.uid, gid=who.gid, groups=who.groups, program=program)
 
 
 def make_places(state: Path, guard: Guard, who: Mapping[str, Account]) -> dict[str, Places]:
@@ -201,8 +203,10 @@ def start(
     It runs when this returns: judge it.
     """
     program = os.path.realpath(argv[0])
-    subject = process.planned(uid=who.uid, gid=who.gid, groups=who.groups, program=argv[0])
-    endpoint_policy(who, program).judge(subject).require(f"guard {guard.name}: starting stage {stage.name}")
+    # Started from here it keeps this process's domain, unless a policy says otherwise: then it is judged after.
+    context = process.read(os.getpid()).context
+    subject = process.planned(uid=who.uid, gid=who.gid, groups=who.groups, program=argv[0], context=context)
+    endpoint_policy(stage, who, program).judge(subject).require(f"guard {guard.name}: starting stage {stage.name}")
     parent = os.getpid()
 
     def prepare() -> None:
@@ -224,7 +228,7 @@ def start(
             stdout=None if stream and stage.kind is Kind.SINK else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             user=who.uid if who.switched else None, group=who.gid if who.switched else None,
-            extra_groups=() if who.switched else None,
+            extra_groups=sorted(who.groups) if who.switched else None,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise KernelError(
@@ -238,9 +242,9 @@ def start(
     return Running(process=child, pidfd=os.pidfd_open(child.pid), errors=errors)
 
 
-def judged(running: Running, who: Account, program: str) -> Verdict | None:
+def judged(running: Running, stage: Stage, who: Account, program: str) -> Verdict | None:
     """What the policy says of a process that was started; None when it has ended, which says nothing of it."""
-    verdict = endpoint_policy(who, program).judge_pid(running.process.pid, pidfd=running.pidfd)
+    verdict = endpoint_policy(stage, who, program).judge_pid(running.process.pid, pidfd=running.pidfd)
     return None if verdict.failed & Failed.PROCESS and process.ended(running.pidfd) else verdict
 
 

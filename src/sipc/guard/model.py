@@ -18,6 +18,7 @@ from sipc.spec import ChannelSpec, Enforcement
 __all__ = (
     "AuditPlace",
     "CommandFilter",
+    "EndpointRules",
     "Guard",
     "GuardChannel",
     "Kind",
@@ -117,6 +118,18 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointRules:
+    """What a stage's process must be besides its user, group and domain, by the rules of `EndpointPolicy`."""
+
+    in_groups: tuple[str | int, ...] | None = None
+    only_groups: tuple[str | int, ...] | None = None
+    program: str | None = None
+    digest: str | None = None
+    selinux_type: str | None = None
+    selinux_range: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One process of a guard: who it runs as, and what it does."""
 
@@ -126,6 +139,7 @@ class Stage:
     group: str | int | None = None
     type: str | None = None  # the SELinux type of its domain; None only where no channel asks for SELinux
     quarantine: Quarantine | None = None
+    endpoint: EndpointRules | None = None
 
     @property
     def kind(self) -> Kind:
@@ -137,12 +151,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardChannel:
-    """One channel of a guard: the stages at its ends, and all of its definition but who these are."""
+    """One channel of a guard: the stages at its ends, and all of its definition but who these are.
+
+    `keys`: where it has tags, the key file of each stage.
+    """
 
     name: str
     sender: str
     receiver: str
     spec: ChannelSpec
+    keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

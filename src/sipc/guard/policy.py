@@ -138,4 +138,7 @@ def _principal(guard: Guard, stage: Stage, *, users: bool) -> Principal:
         file = File(source=guard.source, lines=guard.lines)
         file.problem(("stage", stage.name), kind, f"there is no {kind} {name!r} here", "create it, or give a number")
         raise SpecError(file.problems[0].text(guard.source)) from None
-    return Principal(uid=uid, gid=gid, type=stage.type)
+    rules = stage.endpoint
+    if rules is None or rules.program is None:
+        return Principal(uid=uid, gid=gid, type=stage.type)
+    return Principal(uid=uid, gid=gid, type=stage.type, program=rules.program, digest=rules.digest)

@@ -26,6 +26,7 @@ from sipc.guard.policy import channel_specs
 from sipc.guard.rules import Ending, StartLimit
 from sipc.guard.storage import close_directory, doing, open_directory, write_new
 from sipc.guard.supervise import Event, Report, Settings, Slot, Supervisor
+from sipc.guard.vouchers import Vouchers
 from sipc.helper import default_registry
 from sipc.registry import lock
 from sipc.spec import Enforcement
@@ -70,6 +71,7 @@ def run_guard(guard: Guard, file: Path, settings: Settings, report: Report) -> E
                     slots={name: Slot(stage=stage, who=who[name], place=places[name],
                                        limit=StartLimit(burst=settings.burst, interval=settings.interval))
                            for name, stage in guard.stages.items()},
+                    vouchers=Vouchers.of(guard, places, {name: one.gid for name, one in who.items()}),
                 )  # fmt: skip
                 try:
                     return supervisor.run()

@@ -15,7 +15,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from sipc.channel import open_receiver, open_sender
-from sipc.endpoint_policy import EndpointPolicy
 from sipc.errors import (
     AuditError,
     Broken,
@@ -33,6 +32,7 @@ from sipc.errors import (
 )
 from sipc.guard.area import TAG
 from sipc.guard.audit import Audit, FileLog, JournalLog, Log
+from sipc.guard.endpoints import is_judged, own_policy, peer_policy
 from sipc.guard.filtering import FilterFailed, Filtering, Judged
 from sipc.guard.filters import CommandFilter, Filter, PersistentFilter, PythonFilter
 from sipc.guard.held import Held
@@ -45,7 +45,6 @@ from sipc.guard.model import Sink as SinkWork
 from sipc.guard.model import Source as SourceWork
 from sipc.guard.outputs import Outputs
 from sipc.guard.places import Places
-from sipc.guard.policy import account
 from sipc.guard.quarantine import QuarantineStore
 from sipc.guard.sinks import DirectorySink, FileSink, Sink, StreamSink
 from sipc.guard.sockets import SocketSink, SocketSource
@@ -54,6 +53,7 @@ from sipc.guard.status import Counts, StageState, Status, count_start
 from sipc.guard.stopping import Stopped, Stopping
 from sipc.guard.storage import close_directory, doing
 from sipc.guard.verdicts import MessageId
+from sipc.guard.vouchers import vouching
 from sipc.guard.work import run_filter, run_sink, run_source
 from sipc.receiver import Receiver
 from sipc.sender import Sender
@@ -63,6 +63,7 @@ __all__ = ("StageExit", "run_stage")
 _APPEAR = 30.0  # seconds until a channel that its helper has not made counts as not there
 AUDIT = "audit.jsonl"  # in the state directory
 LAST = "journal/last"  # likewise, of a log that is the journal's
+_SETTLE = 2.0  # seconds for the receiver of a stage that stops, to judge what it sent; less than anybody kills after
 MAX_OUTPUT = 0xFFFFFFFF - TAG  # what an answer frame can hold
 
 
@@ -190,7 +191,8 @@ class _Running:
         if isinstance(work, SinkWork):
             sink = _sink(work, self.report)
             stack.callback(sink.close)
-            self._confine(next(iter(self.receivers.values())))
+            # One that judges who sends, if there is one: the filter is for the whole process.
+            self._confine(max(self.receivers.values(), key=lambda end: end._looks))
             run_sink(
                 self.receivers,
                 inputs,
@@ -208,21 +210,33 @@ class _Running:
         run_filter(self.receivers, inputs, filtering, outputs, intents, self.stop, run=self.run_name)
 
     def _open_ends(self, stack: ExitStack) -> Outputs:
-        policy = _policy(self.stage)
+        policy = own_policy(self.guard, self.stage)
         senders: dict[str, Sender] = {}
         outputs = Outputs(senders, self.counts, self.status)
         stack.callback(outputs.leave)
         registry = self.places.registry
         for name, counts in self.counts.items():
             registered = self.names[name]
+            channel = self.guard.channels[name]
+            key = channel.keys.get(self.stage.name)
             if counts.direction == "in":
-                cursor = self.places.state / f"{name}.cursor"
-                end = open_receiver(registered, cursor=cursor, registry=registry, timeout=_APPEAR, policy=policy)
+                end = open_receiver(
+                    registered, cursor=self.places.state / f"{name}.cursor", registry=registry, timeout=_APPEAR,
+                    key=key, policy=policy, peer=peer_policy(self.guard, channel),
+                    vouched=vouching(self.places, channel.sender),
+                )  # fmt: skip
                 self.receivers[name] = end
                 counts.end = end
                 stack.callback(_close, end)
-            else:
-                counts.end = senders[name] = open_sender(registered, registry=registry, timeout=_APPEAR, policy=policy)
+                continue
+            judged = is_judged(self.guard, channel)
+            counts.end = senders[name] = sender = open_sender(
+                registered, registry=registry, timeout=_APPEAR, key=key, policy=policy, linger=judged
+            )
+            if judged:
+                stack.callback(_settle, sender)
+            if sender.pending:
+                sender._announce(None)  # a predecessor's block, and perhaps nothing comes after it to announce it
         return outputs
 
     def _judged(self, stack: ExitStack, work: PythonWork | CommandWork, largest: int) -> Judged:
@@ -280,14 +294,11 @@ def _close(end: Receiver) -> None:
         end.close()
 
 
-def _policy(stage: Stage) -> EndpointPolicy | None:
-    """What the process must be by the guard file; None where it says nothing."""
-    try:
-        uid, gid = account(stage)
-    except LookupError as error:
-        raise Denied(f"stage {stage.name}: there is no {error.args[0]} {error.args[1]!r} on this host: create it") \
-            from error  # fmt: skip
-    return None if uid is None and gid is None else EndpointPolicy(uid=uid, gid=gid)
+def _settle(end: Sender) -> None:
+    """Give a receiver that judges this process the time to do so while it lives."""
+    with suppress(SipcError):
+        if not end.closed:
+            end.flush(_SETTLE)
 
 
 def _source(work: SourceWork, largest: int, report: Callable[[str], None]) -> Source:

@@ -31,6 +31,7 @@ from sipc.guard.places import Places
 from sipc.guard.rules import Act, Ending, StartLimit, act_on
 from sipc.guard.stage import StageExit
 from sipc.guard.traces import accused, cursor_of, is_unfinished
+from sipc.guard.vouchers import Vouchers
 
 __all__ = ("LONGEST", "Event", "Report", "Settings", "Slot", "Supervisor")
 
@@ -113,6 +114,7 @@ class Supervisor:
     variables: Mapping[str, str]
     name: str  # of this run: a stage that has ended in it ends again at once
     slots: dict[str, Slot]
+    vouchers: Vouchers
     ending: Ending = Ending.OK
     drain_until: float | None = None  # set: the guard is being stopped
 
@@ -182,6 +184,7 @@ class Supervisor:
             self._stop(Ending.REFUSED, f"{name} does not stay up")
             return
         argv = (*self.settings.command, str(self.file), name, "--run", self.name)
+        second = int(time.time())
         try:
             slot.running = start(self.guard, slot.stage, slot.who, slot.place, argv, self.variables)
         except SipcError as error:
@@ -190,8 +193,10 @@ class Supervisor:
             return
         pid = slot.running.process.pid
         self._say("started", slot, f"started as uid {slot.who.uid}, pid {pid}", pid=pid, uid=slot.who.uid)
-        verdict = judged(slot.running, slot.who, os.path.realpath(argv[0]))
-        if verdict is not None and not verdict.allowed:
+        verdict = judged(slot.running, slot.stage, slot.who, os.path.realpath(argv[0]))
+        if verdict is not None and verdict.allowed:
+            self.vouchers.began(name, pid, second)
+        elif verdict is not None:
             slot.running.signal(SIGKILL)
             slot.told = True
             self._say("refused", slot, f"killed: pid {pid} is not what was started: {'; '.join(verdict.refusals)}")
@@ -210,6 +215,7 @@ class Supervisor:
             running.deafen()
 
     def _ended(self, slot: Slot, running: Running) -> None:
+        self.vouchers.ended(slot.stage.name, running.process.pid)  # before its number can be another's
         code = slot.code = running.process.wait()
         while running.errors >= 0:
             before = len(slot.words)

@@ -11,7 +11,7 @@ import keyword
 import os
 import posixpath
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
@@ -30,6 +30,7 @@ _SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB|TiB)?")
 _UNITS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 # What useradd(8) and systemd take: a name goes into unit files, where a line end or a colon would say something else.
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_ACCOUNT_RULE = "give a name (a letter or _, then letters, digits, _ . -, at most 32 characters) or a number"
 _LARGEST_ID = 0xFFFFFFFE  # (uid_t)-1 means "leave as it is" to chown(2)
 # Linux: PATH_MAX counts the NUL, NAME_MAX does not; MAX_ARG_STRLEN counts it too.
 _LONGEST_PATH, _LONGEST_PART, _LONGEST_ARGUMENT = 4095, 255, 131071
@@ -207,14 +208,32 @@ class Table:
         if key not in self.values:
             return None
         value = self.values[key]
-        if type(value) is int and 0 <= value <= _LARGEST_ID:
+        if _is_account(value):
+            return value  # type: ignore[no-any-return]
+        self.problem(key, f"{shown(value)} can not be a {key}", _ACCOUNT_RULE)
+        return None
+
+    def groups(self, key: str) -> tuple[str | int, ...] | None:
+        """A list of groups, by name or number; it may be empty."""
+        if key not in self.values:
+            return None
+        value = self.values[key]
+        if not isinstance(value, list):
+            self.problem(key, f"is {shown(value)}, not a list", f'write {key} = ["NAME"]')
+            return None
+        wrong = [number for number, one in enumerate(value) if not _is_account(one)]
+        for number in wrong:
+            self.problem(key, f"{shown(value[number])} can not be a group", _ACCOUNT_RULE, within=(number,))
+        return None if wrong else tuple(value)
+
+    def matching(self, key: str, right: Callable[[object], bool], what: str, fix: str) -> str | None:
+        """A string that is right."""
+        if key not in self.values:
+            return None
+        value = self.values[key]
+        if isinstance(value, str) and right(value):
             return value
-        if isinstance(value, str) and _ACCOUNT.fullmatch(value):
-            return value
-        self.problem(
-            key, f"{shown(value)} can not be a {key}",
-            "give a name (a letter or _, then letters, digits, _ . -, at most 32 characters) or a number",
-        )  # fmt: skip
+        self.problem(key, f"{shown(value)} is no {what}", fix)
         return None
 
     def identifier(self, key: str) -> str | None:
@@ -276,6 +295,12 @@ class Table:
             good = False
             self.problem(key, *found, within=(number,))
         return tuple(value) if good else None
+
+
+def _is_account(value: object) -> bool:
+    if isinstance(value, str):
+        return _ACCOUNT.fullmatch(value) is not None
+    return type(value) is int and 0 <= value <= _LARGEST_ID
 
 
 def _wrong_path(value: str, longest: int) -> tuple[str, str] | None:

@@ -134,7 +134,7 @@ AmbientCapabilities=
 PrivateDevices=yes
 # Its ends' locks and state, and the places that the guard file gives it; nothing of another stage's.
 ReadWritePaths={writable}
-{binds}ProtectProc=invisible
+{binds}ProtectProc={proc}
 ProcSubset=all
 RestrictAddressFamilies={families}
 MemoryDenyWriteExecute={deny}

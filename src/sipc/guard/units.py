@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from sipc.errors import SpecError
+from sipc.guard.endpoints import is_judged
 from sipc.guard.model import (
     Guard,
     GuardChannel,
@@ -145,14 +146,18 @@ def definitions(guard: Guard) -> str:
         }  # fmt: skip
         if spec.channel_type is not None:
             values["type"] = spec.channel_type
+        if spec.tag is not None:
+            values["tag"] = spec.tag
         lines += ["", f"[channel.{json.dumps(spec.name)}]"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         for role, name in ((Role.SENDER, channel.sender), (Role.RECEIVER, channel.receiver)):
             stage = guard.stages[name]
-            who = {key: value for key, value in (("user", stage.user), ("group", stage.group), ("type", stage.type))
-                   if value is not None}  # fmt: skip
-            if who:
-                lines.append(f"{role} = {{ {', '.join(f'{key} = {json.dumps(who[key])}' for key in who)} }}")
+            who: dict[str, str | int | None] = {"user": stage.user, "group": stage.group, "type": stage.type}
+            if stage.endpoint is not None and stage.endpoint.program is not None:
+                who |= {"program": stage.endpoint.program, "digest": stage.endpoint.digest}
+            given = {key: json.dumps(value, ensure_ascii=False) for key, value in who.items() if value is not None}
+            if given:
+                lines.append(f"{role} = {{ {', '.join(f'{key} = {value}' for key, value in given.items())} }}")
     return "\n".join(lines) + "\n"
 
 
@@ -210,6 +215,8 @@ def _stage(guard: Guard, stage: Stage, programs: Programs) -> str:
         writable=" ".join(map(_path, (*own, *places))),
         binds="".join(f"BindPaths={_path(home)}\n" for home in homes),
         families="AF_UNIX" if socket else "none",
+        # A stage that judges who sent last looks at that process, which is another user's.
+        proc="default" if any(is_judged(guard, channel) for channel in receives) else "invisible",
         # Only a filter runs code of others, which may compile at run time.
         deny="no" if kind is Kind.FILTER else "yes",
     )  # fmt: skip
@@ -282,7 +289,10 @@ def _user(stage: Stage) -> str:
     group: str | int | None = stage.group
     if group is None and isinstance(stage.user, int):
         group = account(stage)[1]
-    return f"User={stage.user}\n" + (f"Group={group}\n" if group is not None else "")
+    lines = [f"User={stage.user}\n", *([f"Group={group}\n"] if group is not None else [])]
+    if stage.endpoint is not None and stage.endpoint.in_groups:
+        lines.append(f"SupplementaryGroups={' '.join(map(str, stage.endpoint.in_groups))}\n")
+    return "".join(lines)
 
 
 def _context(kind: str | None) -> str:

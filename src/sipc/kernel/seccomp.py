@@ -37,6 +37,7 @@ GIVEN_UP: dict[Role, tuple[str, ...]] = {
     Role.SENDER: (*_COMMON, "msgrcv", "mq_timedreceive"),
     Role.RECEIVER: (*_COMMON, "msgsnd", "mq_timedsend"),
 }
+_IPC_STAT = 2
 _IPC_CREAT, _SHM_RDONLY, _FUTEX_PRIVATE, _MADV_REMOVE = 0o1000, 0o10000, 128, 9
 # Refused when (argument & mask) == value: call, index of the argument, mask, value, roles.
 MASKED: tuple[tuple[str, int, int, int, tuple[Role, ...]], ...] = (
@@ -74,15 +75,21 @@ def _by_name() -> Iterator[None]:
         ctypes.util.find_library = search
 
 
-def build(role: Role, *, architecture: int | None = None) -> Any:
-    """A filter for one role; `architecture` (a constant of pyseccomp.Arch) adds one besides this machine's own."""
+def build(role: Role, *, looks: bool = False, architecture: int | None = None) -> Any:
+    """A filter for one role; `looks` leaves it msgctl IPC_STAT, which tells a receiver who sent last.
+
+    `architecture` (a constant of pyseccomp.Arch) adds one besides this machine's own.
+    """
     library = _library()
     made = library.SyscallFilter(defaction=library.ALLOW)
     if architecture is not None:
         made.add_arch(architecture)
     refuse = library.ERRNO(errno.EPERM)
     for name in GIVEN_UP[role]:
-        _add(library, made, refuse, name)
+        if looks and name == "msgctl":
+            _add(library, made, refuse, name, library.Arg(1, library.NE, _IPC_STAT))
+        else:
+            _add(library, made, refuse, name)
     for name, index, mask, value, roles in MASKED:
         if role in roles:
             _add(library, made, refuse, name, library.Arg(index, library.MASKED_EQ, mask, value))
@@ -97,12 +104,12 @@ def _add(library: Any, made: Any, refuse: int, name: str, *conditions: Any) -> N
     made.add_rule(refuse, name, *conditions)
 
 
-def confine(role: Role) -> None:
-    """Give up what `role` has no use for, in every thread of this process, for good.
+def confine(role: Role, *, looks: bool = False) -> None:
+    """Give up what `role` has no use for, in every thread of this process, for good; `looks` as in `build`.
 
     Raises `PolicyUnavailable` when libseccomp is not here, `KernelError` when the kernel takes no filter.
     """
-    made = build(role)
+    made = build(role, looks=looks)
     library = _library()
     try:
         made.set_attr(library.Attr.CTL_TSYNC, 1)

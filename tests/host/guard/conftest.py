@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +25,13 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "place"
     place.mkdir(mode=0o700)
     return place
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that every user can reach: pytest's are root's alone."""
+    assert os.geteuid() == 0, "these tests start processes as other users: run them as root"
+    place = Path(tempfile.mkdtemp(prefix="sipc-run-"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)

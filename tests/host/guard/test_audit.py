@@ -420,6 +420,8 @@ def test_the_command_refuses_what_is_nothing(folder: Path, capsys: pytest.Captur
         run(folder / "empty")
     with pytest.raises(SpecError, match="absent"):
         run(folder / "absent")
+    with pytest.raises(SpecError, match="has no end"):
+        run("/dev/zero")
     (folder / "noise").write_bytes(b"line\n" * 1000)
     assert run(folder / "noise") == Exit.NO
     out = capsys.readouterr().out

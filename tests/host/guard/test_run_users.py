@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import stat
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,16 +35,6 @@ sink = {{{{ directory = "{{folder}}/out" }}}}
 from = "a"
 to = "b"
 """
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A directory that every user can reach: pytest's are root's alone."""
-    assert os.geteuid() == 0, "these tests start processes as other users: run them as root"
-    place = Path(tempfile.mkdtemp(prefix="sipc-run-"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
 
 
 def up(run: Run) -> None:

@@ -138,6 +138,21 @@ def test_a_file_is_sent_once_as_it_is(making: Making, folder: Path) -> None:
         assert len(visible(folder / "out")) == count
 
 
+def test_a_block_that_a_killed_stage_had_not_announced_comes_without_another(making: Making) -> None:
+    """Its successor has nothing to send, and announces it all the same."""
+    built = making()
+    with sipc.open_receiver("g.raw", registry=built.registry) as receiver:
+        sender = sipc.open_sender("g.raw", registry=built.registry)
+        while not sender.pending:
+            sender.send(b"%d" % sender.last_seq, 0)
+        count = sender.last_seq
+        sender._let_go("as by SIGKILL")
+        successor = built.start("a")
+        assert [receiver.receive(30) for _ in range(count)] == [b"%d" % number for number in range(count)]
+        successor.popen.send_signal(signal.SIGTERM)
+        assert successor.ended() == (130, "")
+
+
 # -- stopping
 
 
