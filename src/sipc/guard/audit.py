@@ -187,7 +187,8 @@ class JournalLog:
                 with suppress(FileNotFoundError):
                     self.tail = read_file(self._directory, self.path.name, self.path, MAX_LINE)
             entry = _entry_of(self.tail, self.path)
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            with doing("socket", self._address, "this process must be allowed sockets (AF_UNIX) to reach journald"):
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.settimeout(_JOURNAL_WAIT)
             if entry is not None:
                 self._send(self._socket, entry)

@@ -21,6 +21,7 @@ from operator import attrgetter
 from sipc.errors import SpecError
 from sipc.guard.endpoints import is_judged
 from sipc.guard.model import (
+    AuditPlace,
     Guard,
     GuardChannel,
     Kind,
@@ -200,6 +201,7 @@ def _stage(guard: Guard, stage: Stage, programs: Programs) -> str:
     homes = [place for place in places if _below(place, *_HOMES)]
     own = [f"{REGISTRY}/.private/{channel.spec.name}/{role}" for channel, role in ends]
     socket = isinstance(stage.work, (Source, Sink)) and stage.work.medium is Medium.SOCKET
+    journal = guard.audit is AuditPlace.JOURNAL and bool(receives)
     place = state_place(guard.name, name)
     return STAGE.format(
         guard=guard.name, stage=name, kind=kind, target=target_name(guard.name), channels=" ".join(channels),
@@ -214,7 +216,7 @@ def _stage(guard: Guard, stage: Stage, programs: Programs) -> str:
         common=COMMON.format(home="ProtectHome=tmpfs" if homes else "ProtectHome=yes"),
         writable=" ".join(map(_path, (*own, *places))),
         binds="".join(f"BindPaths={_path(home)}\n" for home in homes),
-        families="AF_UNIX" if socket else "none",
+        families="AF_UNIX" if socket or journal else "none",
         # A stage that judges who sent last looks at that process, which is another user's.
         proc="default" if any(is_judged(guard, channel) for channel in receives) else "invisible",
         # Only a filter runs code of others, which may compile at run time.

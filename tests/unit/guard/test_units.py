@@ -207,6 +207,14 @@ def test_the_helper_reads_the_very_channels_of_the_guard() -> None:
             assert getattr(read[name], key) == getattr(spec, key), key
 
 
+def test_only_who_logs_to_the_journal_has_a_socket() -> None:
+    """Stages that receive: what a source does is in the logs of those."""
+    journal = DAC.replace('enforcement = "dac"', 'enforcement = "dac"\naudit = "journal"')
+    for text, expected in ((DAC, ["none"] * 3), (journal, ["none", "AF_UNIX", "AF_UNIX"])):
+        found = [stage(text, name)["Service"]["RestrictAddressFamilies"] for name in ("ingest", "scrub", "deliver")]
+        assert found == [[one] for one in expected]
+
+
 def test_no_stage_may_take_what_the_others_need() -> None:
     """Memory of all stages together stays below the machine's; tasks, files and swap are bounded; a slice holds all."""
     parts = []
