@@ -220,6 +220,9 @@ def test_an_audit_log_in_the_journal_is_verified_from_an_export(system: Guest, t
         assert done.code == 1, done.output
         assert problem in done.stdout
     # What the journal itself says of the sender is journald's word, and no program can give it another.
+    fields = shell(system, "journalctl --no-pager -o verbose SIPC_AUDIT=scrub -n 1").stdout
+    assert re.search(r"^ +_UID=\d+$", fields, re.MULTILINE)
+    assert "SYSLOG_IDENTIFIER=sipc-guard" in fields
 
 
 @pytest.mark.timeout(2 * LIMIT)
@@ -251,7 +254,3 @@ def test_stages_log_to_the_journal_where_the_file_says_so(system: Guest, tmp_pat
     """).stdout
     assert re.search(r"^3 messages in [123] entries, each bound to the one before", said, re.MULTILINE), said
     assert unexplained(system.denials()) == []
-
-    fields = shell(system, "journalctl --no-pager -o verbose SIPC_AUDIT=scrub -n 1").stdout
-    assert re.search(r"^ +_UID=\d+$", fields, re.MULTILINE)
-    assert "SYSLOG_IDENTIFIER=sipc-guard" in fields
