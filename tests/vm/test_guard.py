@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vm.emulator import ROOT, Emulator, built
-from tests.vm.guest import Guest, Result, context, running
+from tests.vm.guest import Guest, context
+from tests.vm.whole_system import LIMIT, shell, unexplained, until, whole_system
 
 pytestmark = pytest.mark.vm
 
-AGENT = "initrc_t"
-LIMIT = 300.0  # seconds; building a policy under emulation takes a minute
 STAGES = ("ingest", "scrub", "deliver")
 FILE = """\
 version = 1
@@ -65,18 +63,6 @@ def unit(stage: str) -> str:
     return f"sipc-guard-json-stage-{stage}.service"
 
 
-def shell(guest: Guest, script: str) -> Result:
-    """Run a shell's lines as root, which must end well."""
-    done = guest.run(["sh", "-euc", script], seconds=LIMIT)
-    assert done.code == 0, done.output + guest.run(["journalctl", "--no-pager", "-n", "60"]).output
-    return done
-
-
-def until(guest: Guest, condition: str) -> None:
-    """Wait in the guest until a shell's condition holds; the agent's time bounds it."""
-    shell(guest, f"until {condition}; do sleep 0.2; done")
-
-
 def crossing(guest: Guest, names: list[str], text: str = "msg") -> None:
     """Put files into the source, whole."""
     shell(guest, "".join(f"echo {text}-{name} >/var/spool/ingest/.{name}; "
@@ -96,15 +82,6 @@ def states(guest: Guest) -> dict[str, Any]:
     return found
 
 
-def unexplained(lines: list[str]) -> list[str]:
-    """Refusals that no sentence here explains."""
-    reasons = (
-        # Debian's own: systemd-tmpfiles and its policy do not agree on links and on root's home, with and without us.
-        'comm="systemd-tmpfile"',
-    )
-    return [line for line in lines if not any(reason in line for reason in reasons)]
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """A guest with this checkout, three users, their directories, and a guard file with its filter."""
@@ -112,21 +89,13 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     folder.mkdir()
     (folder / "guard.toml").write_text(FILE)
     (folder / "json_guard.py").write_text(FILTER)
-    machine = Emulator(built("vagrant/build-system.sh"), warm=False, cpus=2)
-    with Guest(machine, None, domain=AGENT) as guest:
-        guest.check()
-        guest.put([built("vagrant/wheels.sh"), folder, ROOT / "tests" / "vm" / "acts"])
-        shell(guest, """
-            pip install --quiet --root-user-action=ignore --break-system-packages --no-index \
-                --find-links /opt/sipc/wheels 'sipc[cli]'
-            systemd-tmpfiles --create sipc.conf
-            for user in ingest scrub deliver; do useradd --system --shell /usr/sbin/nologin $user; done
-            install -d -o ingest -m 0750 /var/spool/ingest
-            install -d -o deliver -m 0750 /var/spool/deliver
-        """)
+    script = """
+        for user in ingest scrub deliver; do useradd --system --shell /usr/sbin/nologin $user; done
+        install -d -o ingest -m 0750 /var/spool/ingest
+        install -d -o deliver -m 0750 /var/spool/deliver
+    """
+    with whole_system(folder, script) as guest:
         yield guest
-        guest.check()
-    assert not running(machine.pid)
 
 
 @pytest.fixture(scope="module")

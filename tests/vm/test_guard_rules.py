@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vm.emulator import ROOT, Emulator, built
-from tests.vm.guest import Guest, Result, running
+from tests.vm.emulator import ROOT
+from tests.vm.guest import Guest
+from tests.vm.whole_system import LIMIT, shell, unexplained, until, whole_system
 
 pytestmark = pytest.mark.vm
 
-AGENT = "initrc_t"
-LIMIT = 300.0  # seconds; building a policy under emulation takes a minute
 STAGES = ("one", "two", "scrub", "edit", "out")
 FILE = """\
 version = 1
@@ -76,18 +75,6 @@ TRACES = """
 def unit(stage: str) -> str:
     """The unit of a stage."""
     return f"sipc-guard-pair-stage-{stage}.service"
-
-
-def shell(guest: Guest, script: str) -> Result:
-    """Run a shell's lines as root, which must end well."""
-    done = guest.run(["sh", "-euc", script], seconds=LIMIT)
-    assert done.code == 0, done.output + guest.run(["journalctl", "--no-pager", "-n", "60"]).output
-    return done
-
-
-def until(guest: Guest, condition: str) -> None:
-    """Wait in the guest until a shell's condition holds; the agent's time bounds it."""
-    shell(guest, f"until {condition}; do sleep 0.2; done")
 
 
 def ended(guest: Guest, *stages: str) -> None:
@@ -168,15 +155,6 @@ def hostile(guest: Guest, stage: str, channel: str, *words: str) -> None:
     """)
 
 
-def unexplained(lines: list[str]) -> list[str]:
-    """Refusals that no sentence here explains."""
-    reasons = (
-        # Debian's own: systemd-tmpfiles and its policy do not agree on links and on root's home, with and without us.
-        'comm="systemd-tmpfile"',
-    )
-    return [line for line in lines if not any(reason in line for reason in reasons)]
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """A guest with this checkout, five users, their directories, and a guard file with its filters."""
@@ -184,20 +162,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     folder.mkdir()
     (folder / "guard.toml").write_text(FILE)
     (folder / "guard_filters.py").write_text((ROOT / "tests/vm/acts/guard_filters.py").read_text())
-    machine = Emulator(built("vagrant/build-system.sh"), warm=False, cpus=2)
-    with Guest(machine, None, domain=AGENT) as guest:
-        guest.check()
-        guest.put([built("vagrant/wheels.sh"), folder, ROOT / "tests" / "vm" / "acts"])
-        shell(guest, """
-            pip install --quiet --root-user-action=ignore --break-system-packages --no-index \
-                --find-links /opt/sipc/wheels 'sipc[cli]'
-            systemd-tmpfiles --create sipc.conf
-            for name in one two scrub edit out; do useradd --system --shell /usr/sbin/nologin g-$name; done
-            for name in one two out; do install -d -o g-$name -m 0750 /var/spool/g-$name; done
-        """)
+    script = """
+        for name in one two scrub edit out; do useradd --system --shell /usr/sbin/nologin g-$name; done
+        for name in one two out; do install -d -o g-$name -m 0750 /var/spool/g-$name; done
+    """
+    with whole_system(folder, script) as guest:
         yield guest
-        guest.check()
-    assert not running(machine.pid)
 
 
 @pytest.fixture(scope="module")
@@ -226,38 +196,31 @@ def test_an_installation_that_can_not_be_written_changes_nothing(system: Guest, 
 
 
 @pytest.mark.timeout(3 * LIMIT)
-@pytest.mark.parametrize("words", [(), ("deaf",)], ids=["", "deaf to SIGTERM"])
-def test_of_two_senders_only_the_violator_is_stopped(guard: Guest, words: tuple[str, ...]) -> None:
-    """Source two breaks the protocol on its channel: source one runs on, and so do filters and sink."""
+@pytest.mark.parametrize(
+    ("stage", "channel", "words"), [("two", "more", ()), ("one", "raw", ("deaf",))], ids=["two", "one, deaf to SIGTERM"]
+)
+def test_of_two_senders_only_the_violator_is_stopped(
+    guard: Guest, stage: str, channel: str, words: tuple[str, ...]
+) -> None:
+    """A source breaks the protocol on its channel: the other source runs on, and so do filters and sink."""
     ruled(guard)
-    crosses(guard, "one", "two", name=f"sound-{len(words)}")
-    others = {stage: pid_of(guard, stage) for stage in ("one", "edit", "out")}
+    crosses(guard, "one", "two", name=f"sound-{stage}")
+    others = {other: pid_of(guard, other) for other in STAGES if other not in (stage, "scrub")}
     before = said(guard)
-    hostile(guard, "two", "more", *words)
-    lines = [f"{BROKEN}: stop-sender", "stage two is stopped: it broke the protocol on more"]
+    hostile(guard, stage, channel, *words)
+    lines = [f"{BROKEN}: stop-sender", f"stage {stage} is stopped: it broke the protocol on {channel}"]
     # Killed because it did not heed, it has failed too.
-    told(guard, before, *lines, *["stage two has failed and is not started again: sipc guard status pair"] * len(words))
-    ended(guard, "two")
+    failed = f"stage {stage} has failed and is not started again: sipc guard status pair"
+    told(guard, before, *lines, *[failed] * len(words))
+    ended(guard, stage)
     found = states(guard)
-    assert found == {"one": "active", "two": "failed" if words else "inactive", "scrub": "failed", "edit": "active",
-                     "out": "active"}  # fmt: skip
-    assert {stage: pid_of(guard, stage) for stage in others} == others
+    expected = {**dict.fromkeys(STAGES, "active"), "scrub": "failed", stage: "failed" if words else "inactive"}
+    assert found == expected
+    assert {other: pid_of(guard, other) for other in others} == others
     assert guard.run(["sipc", "guard", "status"], seconds=LIMIT).code == 1
     until(guard, "cat /var/spool/g-out/* | grep -qx MSG-BEFORE-THE-BAD-ONE")
     shell(guard, "sipc guard up pair --renew; rm /var/spool/g-out/*")
-    crosses(guard, "one", "two", name=f"renewed-{len(words)}")
-    assert unexplained(guard.denials()) == []
-
-
-@pytest.mark.timeout(3 * LIMIT)
-def test_the_other_sender_is_stopped_when_it_is_the_one(guard: Guest) -> None:
-    """The same from the other channel, so that it is not the order that chooses."""
-    ruled(guard)
-    before = said(guard)
-    hostile(guard, "one", "raw")
-    told(guard, before, f"{BROKEN}: stop-sender", "stage one is stopped: it broke the protocol on raw")
-    ended(guard, "one")
-    assert states(guard) == {**dict.fromkeys(STAGES, "active"), "one": "inactive", "scrub": "failed"}
+    crosses(guard, "one", "two", name=f"renewed-{stage}")
     assert unexplained(guard.denials()) == []
 
 

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.vm.emulator import ROOT, Emulator, built
-from tests.vm.guest import Guest, Result, context, running
+from tests.vm.emulator import ROOT
+from tests.vm.guest import Guest, context
+from tests.vm.whole_system import LIMIT, shell, unexplained, until, whole_system
 
 pytestmark = pytest.mark.vm
 
-AGENT = "initrc_t"
-LIMIT = 300.0  # seconds; building a policy under emulation takes a minute
 FEEDER = """\
 [Service]
 User=log-feed
@@ -68,27 +67,6 @@ for act in (
 """
 
 
-def shell(guest: Guest, script: str) -> Result:
-    """Run a shell's lines as root, which must end well."""
-    done = guest.run(["sh", "-euc", script], seconds=LIMIT)
-    assert done.code == 0, done.output + guest.run(["journalctl", "--no-pager", "-n", "60"]).output
-    return done
-
-
-def until(guest: Guest, condition: str) -> None:
-    """Wait in the guest until a shell's condition holds; the agent's time bounds it."""
-    shell(guest, f"until {condition}; do sleep 0.2; done")
-
-
-def unexplained(lines: list[str]) -> list[str]:
-    """Refusals that no sentence here explains."""
-    reasons = (
-        # Debian's own: systemd-tmpfiles and its policy do not agree on links and on root's home, with and without us.
-        'comm="systemd-tmpfile"',
-    )
-    return [line for line in lines if not any(reason in line for reason in reasons)]
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """A guest with this checkout, the example, and its users."""
@@ -100,19 +78,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     (folder / "guard.toml").write_text((example / "guard.toml").read_text().replace(":lines", ":journal"))
     (folder / "sealed.cil").write_bytes((ROOT / "tests/vm/sealed.cil").read_bytes())
     (folder / "feeder.service").write_text(FEEDER % SPOOL)
-    machine = Emulator(built("vagrant/build-system.sh"), warm=False, cpus=2)
-    with Guest(machine, None, domain=AGENT) as guest:
-        guest.check()
-        guest.put([built("vagrant/wheels.sh"), folder, ROOT / "tests" / "vm" / "acts"])
-        shell(guest, """
-            pip install --quiet --root-user-action=ignore --break-system-packages --no-index \
-                --find-links /opt/sipc/wheels 'sipc[cli,guard]'
-            systemd-tmpfiles --create sipc.conf
-            for name in collect scrub store feed; do useradd --system --shell /usr/sbin/nologin log-$name; done
-        """)
+    script = """
+        for name in collect scrub store feed; do useradd --system --shell /usr/sbin/nologin log-$name; done
+    """
+    with whole_system(folder, script, extras="cli,guard") as guest:
         yield guest
-        guest.check()
-    assert not running(machine.pid)
 
 
 @pytest.fixture(scope="module")
