@@ -253,7 +253,8 @@ class _Running:
             stack.callback(store.close)
             self.status.quarantine, self.status.quarantined = store, len(store.kept())
         try:
-            made = _filter(work, largest)
+            with self.stop:  # loading takes as long as its author likes
+                made = _filter(work, largest)
         except SipcError as error:
             raise FilterFailed(str(error)) from error
         stack.callback(made.close)

@@ -411,6 +411,20 @@ def test_a_filter_that_can_not_be_loaded_is_a_reason_to_start_again(making: Maki
     assert (code, "can not be loaded" in said) == (75, True)
 
 
+def test_a_filter_that_is_still_loading_does_not_keep_the_stage(making: Making, folder: Path) -> None:
+    """Told to end while the module is imported: 130, at once, and nothing of it is left."""
+    (folder / "slow.py").write_text(
+        f"import os, time\nopen({str(folder / 'loading')!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n"
+    )
+    built = making({"b": 'filter = { python = "slow:judge" }'})
+    process = built.start("b", PYTHONPATH=f"{ROOT}:{folder}")
+    wait_for(folder, lambda: (folder / "loading").exists() and (folder / "loading").read_text() != "")
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.ended(20) == (130, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "loading").read_text()), 0)
+
+
 def test_a_second_process_of_a_stage_is_told_so(making: Making) -> None:
     """And leaves the status of the first alone."""
     built = making()
