@@ -36,7 +36,7 @@ __all__ = ("FilterFailed", "Filtering", "Judged")
 
 # A batch takes no more when it has so much; and a part of one is passed on when so much was judged of it, so that a
 # slow filter's work is lost to a kill for about a second at most.
-_BATCH_BYTES, _PART_RECORDS, _PART_SECONDS = 4 << 20, 4096, 1.0
+_BATCH_BYTES, _PART_RECORDS, _PART_SECONDS = 8 << 20, 8192, 1.0
 _IN_HAND = 2  # batches
 _AS_IT_CAME: tuple[Code, str | None] = (Code.PASS, "")
 
