@@ -198,6 +198,7 @@ def test_an_audit_log_in_the_journal_is_verified_from_an_export(system: Guest, t
 @pytest.mark.timeout(2 * LIMIT)
 def test_stages_log_to_the_journal_where_the_file_says_so(system: Guest, tmp_path: Path) -> None:
     """A guard of systemd's whose audit is the journal: each message has its entry, and they verify."""
+    refused = len(system.denials())  # of the sealed domain's tries
     folder = tmp_path / "journaled"
     folder.mkdir()
     (folder / "guard.toml").write_text(JOURNALED)
@@ -223,4 +224,4 @@ def test_stages_log_to_the_journal_where_the_file_says_so(system: Guest, tmp_pat
         sipc guard uninstall journaled --purge
     """).stdout
     assert re.search(r"^3 messages in [123] entries, each bound to the one before", said, re.MULTILINE), said
-    assert unexplained(system.denials()) == []
+    assert unexplained(system.denials()[refused:]) == []
