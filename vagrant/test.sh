@@ -72,5 +72,5 @@ agent=(ssh -F "$logs/ssh-config" default sudo systemd-run --quiet --pipe --wait 
   -p SELinuxContext=system_u:system_r:sipc_lab_t:s0 /usr/bin/python3 /opt/sipc/vagrant/guest_agent.py -)
 cd "$root"
 SIPC_GUEST_COMMAND="${agent[*]}" "$python" -m pytest -q tests/vm --ignore=tests/vm/test_main_job.py --ignore=tests/vm/test_guard.py \
-  --ignore=tests/vm/test_guard_rules.py --ignore=tests/vm/test_journal.py \
+  --ignore=tests/vm/test_guard_rules.py --ignore=tests/vm/test_journal.py --ignore=tests/vm/test_json_example.py \
   --junitxml="$logs/junit.xml"

@@ -20,11 +20,11 @@ from sipc.guard.check import load
 from sipc.guard.run import run_guard
 from sipc.guard.supervise import Event, Settings
 
-__all__ = ("LONGEST", "SCRIPTED", "Run", "guard_file", "script")
+__all__ = ("CHAIN", "LONGEST", "SCRIPTED", "Run", "guard_file", "script")
 
 LONGEST = 60.0
 SCRIPTED = (sys.executable, str(Path(__file__).with_name("scripted_stage.py")))
-_CHAIN = """
+CHAIN = """
 [stage.a]
 source = {{ directory = "{folder}/in" }}
 [stage.f]
@@ -42,7 +42,7 @@ slot_size = 4096
 """
 
 
-def guard_file(folder: Path, name: str = "g", stages: str = _CHAIN, **keys: str) -> Path:
+def guard_file(folder: Path, name: str = "g", stages: str = CHAIN, **keys: str) -> Path:
     """A guard file, by default a -> f -> b, from the directory `in` to the directory `out`."""
     for place in ("in", "out"):
         (folder / place).mkdir(exist_ok=True)

@@ -181,10 +181,8 @@ class Filtering:
             elif last is not None and last.batch == batch.number:
                 intent = replace(last, marks=self._outputs.resumed(last.payloads, last.marks))
                 self._intents.write(intent)
-                try:
-                    self._judged.settle(batch, intent.first, intent.verdicts)
-                finally:
-                    self._judged.sync()
+                self._log(batch, intent.first, intent.verdicts)
+                self._judged.sync()
                 with self._stop:
                     self._outputs.send(intent.payloads, intent.marks)
                 self._submit(batch, intent.end)
@@ -236,18 +234,24 @@ class Filtering:
             )  # fmt: skip
             self._intents.write(intent)
             payloads = intent.payloads
+            self._log(batch, first, verdicts)
+            synced = self._syncing.submit(self._judged.sync)
             try:
-                self._judged.settle(batch, first, verdicts)
+                if len(self._batches) < _IN_HAND:
+                    self._gather(self._inputs.next_now)
             finally:
-                synced = self._syncing.submit(self._judged.sync)
-                try:
-                    if len(self._batches) < _IN_HAND:
-                        self._gather(self._inputs.next_now)
-                finally:
-                    synced.result()
+                synced.result()
             with self._stop:
                 self._outputs.send(payloads, intent.marks)
             batch.judged = end
+
+    def _log(self, batch: Batch, first: int, verdicts: Sequence[Verdict]) -> None:
+        """What was logged before something failed is on the disk all the same; else it is still to be synced."""
+        try:
+            self._judged.settle(batch, first, verdicts)
+        except BaseException:
+            self._judged.sync()
+            raise
 
 
 def _leave_signals() -> None:

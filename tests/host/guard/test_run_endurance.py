@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sysv_ipc
 from tests.host.guard.test_run import channels
-from tests.support.foreground import LONGEST, Run, guard_file
+from tests.support.foreground import CHAIN, LONGEST, Run, guard_file
 
 from sipc.guard.held import blocks_in_hand
 from sipc.registry import Registry
@@ -109,22 +109,9 @@ def test_kills_of_the_supervisor_lose_and_repeat_nothing(folder: Path, registry:
 
 def test_what_a_filter_has_in_hand_keeps_the_channels_and_comes_in_the_next_run(folder: Path, registry: Path) -> None:
     """Told to end with blocks that are finished towards their sender and not judged: they are not lost, nor twice."""
-    stages = """
-[stage.a]
-source = {{ directory = "{folder}/in" }}
-[stage.f]
-filter = {{ command = ["/bin/sh", "-c", "test -e {folder}/go || sleep 1; cat"] }}
-[stage.b]
-sink = {{ directory = "{folder}/out" }}
-[channel.raw]
-from = "a"
-to = "f"
-slot_size = 4096
-[channel.clean]
-from = "f"
-to = "b"
-slot_size = 4096
-"""
+    slow = '["/bin/sh", "-c", "test -e {folder}/go || sleep 1; cat"]'
+    stages = CHAIN.replace('["/bin/cat"]', slow)
+    assert slow in stages
     load = Load(folder, 1)
     file = guard_file(folder, stages=stages)
     load.feed(12)

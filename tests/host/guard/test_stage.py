@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -20,6 +21,7 @@ from tests.support.stages import Built, build, forked, put, toml, visible, wait_
 
 import sipc
 from sipc import helper
+from sipc.guard.audit import FileLog
 from sipc.guard.chain import read_lines, verify
 from sipc.guard.framing import MessageFrames, message
 from sipc.guard.held import blocks_in_hand
@@ -344,6 +346,32 @@ def test_what_was_in_hand_of_a_channel_made_anew_is_given_up_and_said(making: Ma
         with pytest.raises(sipc.EndOfStream):
             receiver.receive(30)
     assert blocks_in_hand(built.place("b") / "state") == 0
+
+
+def test_nothing_is_sent_before_its_log_is_on_the_disk(
+    making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk refuses the log: the stage ends, and the message stays in hand until it can be logged."""
+    built = making()
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send(b"message")
+
+        def refused(log: FileLog) -> None:
+            raise sipc.KernelError(errno.EIO, "the disk is broken", syscall="fsync", obj=str(log.path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FileLog, "sync", refused)
+            for _ in range(2):  # with an intent and without
+                assert os.waitstatus_to_exitcode(forked(built, "b").wait()) == 0
+                assert "the disk is broken" in built.status("b")["reason"]
+                with pytest.raises(sipc.Timeout):
+                    receiver.receive(0)
+        process = built.start("b")
+        assert receiver.receive(30) == b"judged message"
+        sender.close()
+        assert process.ended() == (0, "")
+    assert [entry["sizes"] for entry in built.audit("b")] == [[7]]
 
 
 def test_a_quarantine_without_room_stops_the_stage_and_loses_nothing(making: Making, folder: Path) -> None:
