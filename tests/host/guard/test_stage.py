@@ -25,6 +25,7 @@ from sipc.guard.audit import FileLog
 from sipc.guard.chain import read_lines, verify
 from sipc.guard.framing import MessageFrames, message
 from sipc.guard.held import blocks_in_hand
+from sipc.guard.inputs import Inputs
 from sipc.guard.intents import already_sent
 from sipc.guard.policy import channel_specs
 from sipc.guard.stage import StageExit
@@ -346,6 +347,29 @@ def test_what_was_in_hand_of_a_channel_made_anew_is_given_up_and_said(making: Ma
         with pytest.raises(sipc.EndOfStream):
             receiver.receive(30)
     assert blocks_in_hand(built.place("b") / "state") == 0
+
+
+def test_a_block_that_is_in_hand_and_not_finished_is_taken_once(
+    making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, again and again: the channel gives the block again, and it is not taken a second time."""
+    built = making()
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send_many([b"one", b"two"])
+        with monkeypatch.context() as patch:
+            patch.setattr(Inputs, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            for _ in range(3):
+                assert os.waitstatus_to_exitcode(forked(built, "b").wait()) == -signal.SIGKILL
+                assert blocks_in_hand(built.place("b") / "state") <= 1
+        process = built.start("b")
+        sender.send(b"three")
+        assert [receiver.receive(30) for _ in range(3)] == [b"judged one", b"judged two", b"judged three"]
+        sender.close()
+        assert process.ended() == (0, "")
+        with pytest.raises(sipc.EndOfStream):
+            receiver.receive(30)
+    assert [size for entry in built.audit("b") for size in entry["sizes"]] == [3, 3, 5]
 
 
 def test_nothing_is_sent_before_its_log_is_on_the_disk(
