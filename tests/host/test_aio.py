@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.support.channels import Child, make
+from tests.support.descriptors import descriptors
 
 import sipc
 import sipc.aio
@@ -309,7 +310,7 @@ def test_a_storm_of_cancellations(channel: Path) -> None:
 
 def test_nothing_is_left_behind(channel: Path) -> None:
     """No thread and no descriptor survives the ends."""
-    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before = descriptors(), threading.active_count()
 
     async def main() -> None:
         sender, receiver = await both(channel)
@@ -319,7 +320,7 @@ def test_nothing_is_left_behind(channel: Path) -> None:
         await receiver.close()
 
     run(main)
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (descriptors, threads)
+    assert (descriptors(), threading.active_count()) == before
 
 
 def test_receive_into_makes_no_copy_of_its_own(registry: Path) -> None:

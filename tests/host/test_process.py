@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.descriptors import descriptors
 
 from sipc import process
 from sipc.endpoint_policy import EndpointPolicy, Failed
@@ -187,7 +188,7 @@ def test_what_is_no_pid_is_nobody(pid: int) -> None:
 
 def test_no_descriptor_is_left_open() -> None:
     """Neither for one that lives nor for one that does not."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for pid in (os.getpid(), 1 << 22):
         read(pid, digest=True)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

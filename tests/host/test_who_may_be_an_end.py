@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.channels import Child, make
+from tests.support.descriptors import descriptors
 
 import sipc
 import sipc.aio
@@ -267,8 +268,8 @@ def test_who_sent_last_is_asked_only_where_that_may_be(registry: Path) -> None:
 def test_a_receiver_that_was_refused_lets_go_of_its_role(registry: Path) -> None:
     """Opened again it is not busy, and no descriptor is left."""
     make(registry, "c", backend="posix")
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(3):
         with pytest.raises(sipc.SpecError):
             sipc.open_receiver("c", registry=registry, timeout=0, peer=ME)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

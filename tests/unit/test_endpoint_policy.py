@@ -16,6 +16,7 @@ from typing import Any, Never
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.descriptors import descriptors
 
 from sipc.endpoint_policy import EndpointPolicy, Failed, Verdict
 from sipc.errors import Denied, SipcError, SpecError
@@ -226,13 +227,13 @@ NOW = int(time.time())
 
 def judged(*looks: tuple[int, int] | None, policy: EndpointPolicy = ME) -> Verdict:
     """One judgement; no descriptor is left open."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     sender = LastSender(policy, Queue(*looks))
     try:
         return sender.verdict()
     finally:
         sender.close()
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
 
 def test_who_sent_last_is_judged() -> None:
