@@ -15,4 +15,5 @@ case " ${tiers[*]} " in *" vm "*)
   ;;
 esac
 mkdir -p build/vm
-exec "$python" -m pytest -q "${tiers[@]/#/tests/}" --junitxml=build/vm/junit.xml
+# Tests send SIGINT: a shell lets its background jobs ignore that one, and they would pass it on.
+exec env --default-signal=INT "$python" -m pytest -q "${tiers[@]/#/tests/}" --junitxml=build/vm/junit.xml

@@ -57,6 +57,9 @@ def script(folder: Path, stage: str, *starts: Sequence[tuple[object, ...]]) -> N
     (folder / stage).write_text("".join(f"{list(acts)!r}\n" for acts in starts))
 
 
+HEARS = ("env", "--default-signal=HUP,INT,TERM")  # whatever nohup(1), or a shell's background, made these tests ignore
+
+
 class Run:
     """A guard that runs in a process of its own; use it in a `with`, which kills what the test has left."""
 
@@ -71,7 +74,7 @@ class Run:
         self.events: list[dict[str, Any]] = []
         self._text = b""
         self.process = subprocess.Popen(
-            [*before, sys.executable, __file__, str(file), json.dumps(given)], stdout=subprocess.PIPE,
+            [*HEARS, *before, sys.executable, __file__, str(file), json.dumps(given)], stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(folder)},
         )  # fmt: skip
 

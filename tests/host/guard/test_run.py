@@ -317,6 +317,18 @@ def test_a_guard_is_stopped_in_order(playbook: Path, registry: Path, number: sig
     assert channels(registry) == []
 
 
+@pytest.mark.parametrize("ignored", ["INT", "HUP"])
+def test_a_signal_that_is_ignored_from_the_start_stays_so(playbook: Path, registry: Path, ignored: str) -> None:
+    """As nohup(1) and background jobs ask for: a guard that goes on restarts what is killed."""
+    with Run(guard_file(playbook), registry=registry, before=["env", f"--ignore-signal={ignored}"]) as run:
+        run.until("started", stage="b")
+        run.process.send_signal(signal.Signals[f"SIG{ignored}"])
+        os.kill(run.pid("f"), signal.SIGKILL)
+        run.until("started", stage="f")
+        assert run.of("told") == []
+        assert run.stop(signal.SIGTERM) == 130
+
+
 def test_stages_finish_what_has_come_before_they_are_told_to_end(folder: Path, registry: Path) -> None:
     """The sink is slow to begin; the guard waits until it has everything."""
     script(folder, "a", [("send", "raw", MESSAGES), ("say", "sent"), KEPT])
