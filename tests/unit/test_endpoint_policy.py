@@ -251,7 +251,7 @@ def test_a_process_that_began_after_the_message_does_not_pass_for_its_sender() -
     assert "began after" in verdict.refusals[0]
 
 
-@pytest.mark.parametrize("looks", [(None,), ((0, NOW),), ((-1, NOW),), ((1 << 40, NOW),)], ids=str)
+@pytest.mark.parametrize("looks", [(None,), ((0, NOW),), ((-1, NOW),), ((1 << 40, NOW),)], ids=range(4))
 def test_nobody_is_a_denial(looks: tuple[Any, ...]) -> None:
     """No message yet, a sender of another pid namespace, a number that is no pid."""
     assert judged(*looks).failed & Failed.PROCESS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.vm.emulator import ROOT, Emulator, built
@@ -25,6 +26,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """What the guest itself cost, for a person; no test depends on it."""
     if STARTED in config.stash:
         terminalreporter.write_line(config.stash[STARTED])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker among several tells the process that prints."""
+    if STARTED in session.config.stash and hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["guest"] = session.config.stash[STARTED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker told."""
+    if "guest" in (told := getattr(node, "workeroutput", {})):
+        node.config.stash[STARTED] = told["guest"]
 
 
 @pytest.fixture(scope="session")

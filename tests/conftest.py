@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests may run side by side: the guests with everything else.
+
+The host tier looks at kernel objects, users and processes of the whole machine: its tests run one after the other in
+one process, and so do those that share a guest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+
+class Tiers(LoadScopeScheduling):  # type: ignore[misc]
+    """Each of the tiers `host` and `vm` is one worker's; a test of `unit` goes to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        tier = nodeid.split("/")[1]
+        return tier if tier in ("host", "vm") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Tiers:
+    """Only with several workers (scripts/test.sh); in the order of the command line, the longest tier first."""
+    config.option.loadscopereorder = False
+    return Tiers(config, log)
