@@ -136,10 +136,13 @@ def _digest(end: _End) -> str | None:
     if wanted is None:
         return None
     fd = os.open(end.program, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return f"{end.program} is no regular file: name what the end runs"
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    finally:
+        os.close(fd)
     if found == wanted:
         return None
     return f"{end.program} has {found}, not {wanted}: put the right file there, or write its digest"

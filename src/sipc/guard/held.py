@@ -124,7 +124,11 @@ class _File:
         if self.words[_MAGIC_WORD] != _MAGIC:
             self.words[_LENGTH] = self.words[_NUMBER] = self.words[_DONE] = 0
             self.words[_MAGIC_WORD] = _MAGIC
-        self.batch = self._read()
+        try:
+            self.batch = self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def _read(self) -> Batch | None:
         length = self.words[_LENGTH]

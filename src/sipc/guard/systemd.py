@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from typing import Any
 from sipc.errors import Denied, PolicyUnavailable, SpecError
 from sipc.guard.model import Guard
 from sipc.guard.policy import state_place
+from sipc.guard.storage import NoMessage, read_file
 from sipc.guard.units import CHANNELS, GUARDS, definitions, modules_of, prefix, render
 
 __all__ = (
@@ -207,16 +207,8 @@ def status_of(root: Path, guard: str, stage: str) -> dict[str, Any] | None:
     """What a stage says of itself; None when it has said nothing that can be read."""
     path = _below(root, f"/run/{state_place(guard, stage)}") / "status.json"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        data = file.read(_LARGEST_STATUS + 1)
-    try:
-        value = json.loads(data) if len(data) <= _LARGEST_STATUS else None
-    except (ValueError, RecursionError):
+        value = json.loads(read_file(None, str(path), path, _LARGEST_STATUS))
+    except (OSError, NoMessage, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and value.get("version") == 1 else None
 

@@ -132,12 +132,14 @@ def _read(path: Path) -> list[Voucher]:
     """What stands there; nothing unless all of it is as a supervisor writes it, and nobody else could have."""
     with suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
+        try:
             status = os.fstat(fd)
             trusted = status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
             if not stat.S_ISREG(status.st_mode) or not trusted:
                 return []
-            data = file.read(_LARGEST + 1)
+            data = os.read(fd, _LARGEST + 1)
+        finally:
+            os.close(fd)
         lines = [_LINE.fullmatch(line) for line in data.decode("ascii", "replace").splitlines()]
         if len(data) <= _LARGEST and all(lines):
             return [_voucher(*line.groups()) for line in lines if line is not None]

@@ -170,7 +170,7 @@ def test_who_is_accused_is_said_from_the_log_of_the_stage(
 
 
 def test_a_status_file_is_believed_in_nothing_but_its_text(tmp_path: Path) -> None:
-    """A stage may put anything there: a link, a pipe, too much, no JSON, tables without an end."""
+    """A stage may put anything there: a link, a pipe, a directory, too much, no JSON, tables without an end."""
     place = tmp_path / "run/sipc-guards/json/scrub"
     place.mkdir(parents=True)
     path = place / "status.json"
@@ -183,6 +183,9 @@ def test_a_status_file_is_believed_in_nothing_but_its_text(tmp_path: Path) -> No
     os.mkfifo(path)
     assert status_of(tmp_path, "json", "scrub") is None
     path.unlink()
+    path.mkdir()
+    assert status_of(tmp_path, "json", "scrub") is None
+    path.rmdir()
     for text in ("", "[]", "x", '{"version": 2}', "[" * 60_000, '{"version": 1, "x": "' + "y" * (1 << 16) + '"}'):
         path.write_text(text)
         assert status_of(tmp_path, "json", "scrub") is None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.descriptors import descriptors
 
 from sipc.errors import SpecError
 from sipc.guard import held as module
@@ -108,6 +109,7 @@ def test_a_begin_that_was_cut_leaves_nothing_in_hand(at: int, tmp_path: Path) ->
 
 def test_what_makes_no_sense_is_refused_and_says_nothing_outside(tmp_path: Path) -> None:
     """A length beyond the file, a count beyond the length: an error, not an endless read or a message of garbage."""
+    before = descriptors()
     held = Held(tmp_path)
     batch = held.begin("raw", 1)
     held.add(batch, 1, 0, [b"message"])
@@ -128,6 +130,7 @@ def test_what_makes_no_sense_is_refused_and_says_nothing_outside(tmp_path: Path)
     path.unlink()
     os.mkfifo(path)
     assert blocks_in_hand(tmp_path) == 0
+    assert descriptors() == before
 
 
 def test_a_file_that_a_large_batch_made_is_made_small_again(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.descriptors import descriptors
 from tests.support.guards import SMALL
 
 from sipc.guard.config import parse
@@ -90,7 +91,8 @@ def test_what_no_supervisor_writes_vouches_for_nobody(text: str, places: dict[st
 
 
 def test_a_file_that_another_could_have_made_vouches_for_nobody(places: dict[str, Places]) -> None:
-    """A link, a pipe, a directory, one that others may write, one of another user."""
+    """A link, a pipe, a directory, one that others may write, one of another user; and none of them stays open."""
+    before = descriptors()
     path = places["b"].state.parent / "senders"
     good = f"a {PID} 1 -\n"
     path.write_text(good)
@@ -111,3 +113,4 @@ def test_a_file_that_another_could_have_made_vouches_for_nobody(places: dict[str
     path.unlink()
     path.mkdir()
     assert not vouching(places["b"], "a")(PID, 5)
+    assert descriptors() == before
