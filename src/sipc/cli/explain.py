@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import Place
+from sipc.cli.places import path_type
 from sipc.definitions import DEFINITIONS, load
 from sipc.errors import SpecError
 from sipc.selinux.denials import Kind, collapse, judge, parse
@@ -27,8 +27,8 @@ _FINE = (Kind.DIRECTION, Kind.FOREIGN)
     "Exit codes: 0 all denials are by design or concern no channel; 1 something is to be fixed; 2 usage; 3 no denial "
     "in the input, or bad input; 4 the environment refused; 5 timeout; 70 a bug in sipc; 130 interrupted."
 ))  # fmt: skip
-@click.argument("log", required=False, type=Place())
-@click.option("-d", "--definitions", multiple=True, type=Place(),
+@click.argument("log", required=False, type=path_type())
+@click.option("-d", "--definitions", multiple=True, type=path_type(),
               help=f"Files that define the channels; may be repeated (default: {DEFINITIONS}/*.toml).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per denial on stdout.")
 def explain(log: Path | None, definitions: tuple[Path, ...], as_json: bool) -> int:  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import Place
+from sipc.cli.places import path_type
 from sipc.errors import SpecError
 from sipc.guard.chain import Report, read_lines, verify
 
@@ -28,7 +28,7 @@ def audit() -> None:
 
 
 @audit.command("verify", epilog="Example: sipc guard audit verify scrub.log --head HASH")
-@click.argument("file", type=Place())
+@click.argument("file", type=path_type())
 @click.option("--head", metavar="HASH", help="Hash of an entry, noted earlier in another place: the log must have it, "
               "or its end was cut off or rewritten.")
 @click.option("--journal", is_flag=True, help="FILE is from journalctl -o cat, where a line may come twice.")

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import Place
+from sipc.cli.places import path_type
 from sipc.guard.check import load
 from sipc.guard.places import Places, default_state
 from sipc.guard.policy import state_place
@@ -22,19 +22,19 @@ __all__ = ("accused", "stage")
 
 
 @click.command(hidden=True, epilog="Example: sipc guard stage /etc/sipc/guards/json.toml scrub")
-@click.argument("file", type=Place())
+@click.argument("file", type=path_type())
 @click.argument("name")
 @click.option(
     "--state",
     metavar="DIR",
-    type=Place(file_okay=False),
+    type=path_type(file_okay=False),
     help="Keep the stage's state in DIR/GUARD/STAGE/state and its status in DIR/GUARD/STAGE/run, instead of where "
     "systemd says.",
 )
 @click.option(
     "--registry",
     metavar="DIR",
-    type=Place(file_okay=False),
+    type=path_type(file_okay=False),
     help="Directory of descriptors; default: $SIPC_REGISTRY, or /run/sipc, then $XDG_RUNTIME_DIR/sipc.",
 )
 @click.option(
@@ -64,9 +64,9 @@ def stage(file: Path, name: str, state: Path | None, registry: Path | None, run:
 
 
 @click.command(hidden=True, epilog="Example: sipc guard accused /etc/sipc/guards/json.toml scrub")
-@click.argument("file", type=Place())
+@click.argument("file", type=path_type())
 @click.argument("name")
-@click.option("--root", type=Place(file_okay=False), default=Path("/"), help="An image's root.")
+@click.option("--root", type=path_type(file_okay=False), default=Path("/"), help="An image's root.")
 def accused(file: Path, name: str, root: Path) -> int:
     """Say on which channel the stage NAME saw the protocol broken, by the end of its audit log.
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import click
 
 from sipc.cli.exits import EPILOG, Exit
-from sipc.cli.places import Place
+from sipc.cli.places import path_type
 from sipc.cli.streams import end_in_order
 from sipc.errors import SpecError
 from sipc.guard.metrics import exposition
@@ -45,7 +45,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def _whose(command: _F) -> _F:
     for option in (
         click.argument("guard", required=False),
-        click.option("--state", type=Place(), help="Directory that the guards publish in (default: "
+        click.option("--state", type=path_type(), help="Directory that the guards publish in (default: "
                      "/run/sipc-guards, where units do, and then $XDG_STATE_HOME/sipc-guards, where guards in the "
                      "foreground do)."),
     ):  # fmt: skip
@@ -88,7 +88,7 @@ def top(guard: str | None, state: Path | None, interval: float, once: bool, as_j
 
 @click.command(epilog=f"Example: sipc guard metrics -o /var/lib/prometheus/node-exporter/sipc.prom\n\n{EPILOG}")
 @_whose
-@click.option("--output", "-o", type=Place(dir_okay=False), help="Write there, whole or not at "
+@click.option("--output", "-o", type=path_type(dir_okay=False), help="Write there, whole or not at "
               "all, instead of stdout: for node_exporter's textfile collector.")  # fmt: skip
 def metrics(guard: str | None, state: Path | None, output: Path | None) -> int:
     """Print what the stages of GUARD (default: of all guards) say of themselves as Prometheus text.

@@ -20,7 +20,7 @@ import click
 
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.guard_policy import LABELLED, missing_policy, plan_policy, plan_removal
-from sipc.cli.places import Place
+from sipc.cli.places import path_type
 from sipc.errors import Denied, SpecError
 from sipc.guard import check
 from sipc.guard.model import Guard, Stage
@@ -46,13 +46,13 @@ __all__ = ("down", "install", "status", "uninstall", "up")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"  # where systemd looks for programs
 _SYSTEM = Path("/")
 
-_root = click.option("--root", type=Place(file_okay=False), default=_SYSTEM,
+_root = click.option("--root", type=path_type(file_okay=False), default=_SYSTEM,
                      help="An image's root directory: files are changed there, and nothing is run.")  # fmt: skip
 _name = click.argument("name", metavar="[GUARD]", required=False)
 
 
 @click.command(epilog=f"Example: sipc guard install guard.toml --policy\n\n{EPILOG}")
-@click.argument("file", type=Place())
+@click.argument("file", type=path_type())
 @click.option("--policy", is_flag=True, help="Prove and install the guard's SELinux policy first.")
 @click.option("--without-policy", is_flag=True, help="Do not look whether that policy is installed.")
 @_root

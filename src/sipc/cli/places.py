@@ -7,14 +7,12 @@ from pathlib import Path
 
 import click
 
-__all__ = ("Place",)
+__all__ = ("path_type",)
 
 
-class Place(click.Path):
+def path_type(*, file_okay: bool = True, dir_okay: bool = True) -> click.Path:
     """A path.  Whether it can be read is not asked here: who reads it says what to do, and ends in another code.
 
     What is only written, or replaced, need not be readable.
     """
-
-    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True) -> None:
-        super().__init__(file_okay=file_okay, dir_okay=dir_okay, readable=False, path_type=Path)
+    return click.Path(file_okay=file_okay, dir_okay=dir_okay, readable=False, path_type=Path)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import Place
+from sipc.cli.places import path_type
 from sipc.definitions import DEFINITIONS, load
 from sipc.errors import PolicyUnavailable, SpecError
 from sipc.guard.storage import replace_file
@@ -91,8 +91,8 @@ def specs_of(files: tuple[Path, ...], channels: tuple[str, ...]) -> list[Channel
 
 
 @policy.command("generate", epilog="Example: sipc policy generate feed.toml --out modules")
-@click.argument("files", nargs=-1, type=Place())
-@click.option("--out", type=Place(file_okay=False), help="Folder to write NAME.cil files to.")
+@click.argument("files", nargs=-1, type=path_type())
+@click.option("--out", type=path_type(file_okay=False), help="Folder to write NAME.cil files to.")
 @shaping
 def generate_(
     files: tuple[Path, ...], out: Path | None, channel: tuple[str, ...], launcher: tuple[str, ...],
@@ -124,14 +124,14 @@ def generate_(
 
 
 @policy.command("verify", epilog="Example: sipc policy verify feed.toml --base /var/lib/selinux/default/active/modules")
-@click.argument("files", nargs=-1, type=Place())
+@click.argument("files", nargs=-1, type=path_type())
 @click.option(
-    "--policy", "binary", type=Place(), help="A binary policy file (default: the loaded policy)."
+    "--policy", "binary", type=path_type(), help="A binary policy file (default: the loaded policy)."
 )
 @click.option(
     "--base",
     multiple=True,
-    type=Place(),
+    type=path_type(),
     help="CIL file, folder of them, or module "
     "store: compose a policy from these and the channels' modules, here and now; may be repeated.",
 )
