@@ -124,6 +124,29 @@ def test_denials_without_a_definition_lead_to_the_option(
     assert capsys.readouterr().err.rstrip().endswith("give the files that define them with -d FILE")
 
 
+@pytest.mark.parametrize("command", ["guard audit verify -", "explain -d {0}/feed.toml"])
+@pytest.mark.parametrize(("redirection", "words"), [
+    ("<&-", "sipc: standard input is closed: name a file, or redirect it\n"),
+    ("0>/dev/null", "sipc: standard input: Bad file descriptor: redirect it from a file or a pipe\n"),
+], ids=["closed", "only for writing"])  # fmt: skip
+def test_a_standard_input_that_can_not_be_read_is_named(
+    command: str, redirection: str, words: str, tmp_path: Path
+) -> None:
+    """Bad input, and no bug."""
+    (tmp_path / "feed.toml").write_text("[channel.feed]\n")
+    line = " ".join([*PROGRAM, command, redirection]).format(tmp_path)
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (Exit.BAD_INPUT, words)
+
+
+def test_a_device_is_no_log_of_denials(tmp_path: Path) -> None:
+    """/dev/kmsg and /dev/zero have no end: said at once, and not waited for."""
+    (tmp_path / "feed.toml").write_text("[channel.feed]\n")
+    done = sipc("explain", "-d", tmp_path / "feed.toml", "/dev/zero")
+    assert done.returncode == Exit.BAD_INPUT
+    assert "/dev/zero is a device, which has no end: give its lines" in done.stderr
+
+
 def test_who_has_no_home_is_told_where_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """A number without an account, as in containers; guards of the system are seen all the same."""
     for name in ("HOME", "XDG_STATE_HOME"):

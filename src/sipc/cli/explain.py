@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from pathlib import Path
 
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import path_type
+from sipc.cli.places import path_type, standard_input
 from sipc.definitions import DEFINITIONS, load
 from sipc.errors import SpecError
 from sipc.selinux.denials import Kind, collapse, judge, parse
@@ -37,9 +36,12 @@ def explain(log: Path | None, definitions: tuple[Path, ...], as_json: bool) -> i
         raise SpecError(f"no channel is defined in {DEFINITIONS}: give the files that define them with -d FILE")
     specs = list(load(list(definitions) or [DEFINITIONS], enforcement=Enforcement.SELINUX).values())
     if log is None:
-        text = sys.stdin.buffer.read()
+        with standard_input() as stream:
+            text = stream.read()
     else:
         try:
+            if log.is_char_device():
+                raise SpecError(f"{log} is a device, which has no end: give its lines (dmesg | sipc explain)")
             text = log.read_bytes()
         except OSError as error:
             raise SpecError(f"{log}: {error.strerror}: name a log that this user can read") from error

@@ -7,13 +7,12 @@ Owns the commands; the group `audit` is attached by `sipc guard`.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import path_type
+from sipc.cli.places import path_type, standard_input
 from sipc.errors import SpecError
 from sipc.guard.chain import Report, read_lines, verify
 
@@ -66,7 +65,8 @@ def verify_(file: Path, head: str | None, journal: bool, as_json: bool) -> int: 
 
 def _verified(file: Path, head: str | None, *, journal: bool) -> Report:
     if str(file) == "-":
-        return verify(read_lines(sys.stdin.buffer), head=head, repeats=journal)
+        with standard_input() as stream:
+            return verify(read_lines(stream), head=head, repeats=journal)
     try:
         if file.is_char_device():
             raise SpecError(f"{file} is a device, which has no end: name a log")
