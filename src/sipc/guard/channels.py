@@ -131,7 +131,8 @@ class Channels:
         if descriptor.spec != spec:
             raise ChannelExists(
                 f"{spec.label}: channel {spec.name!r} is in {self._registry} with another definition, made before the "
-                f"file was changed: run 'sipc destroy {spec.name}', which loses what is in it, or put the file back"
+                f"file was changed: run 'sipc destroy {spec.name} --registry {self._registry}', which loses what is in "
+                "it, or put the file back"
             )
         objects, keys = backend(spec.backend), descriptor.keys
         try:
