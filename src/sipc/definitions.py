@@ -82,7 +82,8 @@ def _files(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         try:
-            files += sorted(path.glob("*.toml")) if path.is_dir() else [path]
+            # Not glob(), to which a directory that can not be read is an empty one.
+            files += sorted(entry for entry in path.iterdir() if entry.match("*.toml")) if path.is_dir() else [path]
         except OSError as error:
             raise SpecError(f"{path}: cannot be read ({error.strerror}): give an existing TOML file") from error
     return files
@@ -93,7 +94,7 @@ def parse(text: str, source: str, *, enforcement: Enforcement) -> dict[str, Chan
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
-        raise SpecError(f"{source}: not TOML: {error}") from error
+        raise SpecError(f"{source}: not TOML: {error}: write it as https://toml.io/en/v1.0.0 has it") from error
     for key in document:
         if key != "channel":
             raise SpecError(f"{source}: unknown key {key!r}: channels are tables named [channel.NAME]")

@@ -101,7 +101,10 @@ def _translated(registry: Path) -> Iterator[None]:
         if isinstance(error, SipcError):
             raise
         raise KernelError(
-            error.errno or 0, error.strerror or str(error), syscall="file operation", obj=f"registry {registry}"
+            error.errno or 0,
+            f"{error.strerror or error}: make room there, or name another --registry, which this user may write",
+            syscall="file operation",
+            obj=f"registry {registry}",
         ) from error
 
 

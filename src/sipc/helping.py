@@ -44,8 +44,8 @@ def run_helper(arguments: Sequence[str], *, apart: bool = False) -> Helped:
     isolated = [] if os.environ.get("PYTHONPATH") else ["-I"]
     argv = [sys.executable, *isolated, "-m", "sipc.helper", *arguments]
     with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL if apart else None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=apart,
+        argv, stdin=subprocess.DEVNULL if apart else None, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        errors="backslashreplace", start_new_session=apart,  # its words may have bytes that this locale has not
     ) as process:  # fmt: skip
         try:
             out, words = process.communicate()

@@ -164,12 +164,13 @@ class Registry:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RegistryError(
                 f"{where}: stale, put back after the channel was destroyed (its private directories are gone): "
-                f"run 'sipc destroy {name}', and create it anew"
+                f"run 'sipc destroy {name} --registry {self.path}', and create it anew"
             ) from error
         if stamp != epoch_stamp(descriptor.epoch):
             raise RegistryError(
                 f"{where}: stale, of an earlier creation (epoch {descriptor.epoch}) than the channel that is there: "
-                f"run 'sipc destroy {name}', create it anew, and look with 'sipc doctor' for what is left"
+                f"run 'sipc destroy {name} --registry {self.path}', create it anew, and look with 'sipc doctor' for "
+                "what is left"
             )
 
     def _check_file(self, fd: int, where: str) -> None:

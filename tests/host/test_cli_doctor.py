@@ -95,7 +95,7 @@ def test_a_channels_own_objects_are_no_leftovers_and_a_dead_helpers_journal_is(t
     (registry / "c.json").rename(registry / ".c.json.new")
     code, found = findings("true", registry)
     (one,) = about(found, "died before publishing")
-    assert (code, one["fix"]) == (Exit.NO, "sipc destroy c")
+    assert (code, one["fix"]) == (Exit.NO, f"sipc destroy c --registry {registry}")
     (registry / ".c.json.new").unlink()
 
 

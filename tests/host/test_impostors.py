@@ -194,6 +194,7 @@ def test_a_descriptor_of_an_earlier_creation_that_is_put_back_is_stale(open_regi
     helper.destroy("c", open_registry)
     path.write_bytes(stale)
     for said in refusals(open_registry).values():
+        assert f"sipc destroy c --registry {open_registry}" in said
         assert "put back after the channel was destroyed" in said
     unsquat(old)
     helper.destroy("c", open_registry)  # as the message says

@@ -12,6 +12,8 @@ import traceback
 
 __all__ = ("main",)
 
+_UNWRITABLE = ("standard output", "make room, or send it elsewhere")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
@@ -41,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer has nowhere to go
         return Exit.NO
     except OSError as error:
-        print(f"sipc: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        what, then = (error.filename, "name one that this user may use") if error.filename else _UNWRITABLE
+        print(f"sipc: {what}: {error.strerror}: {then}", file=sys.stderr)
         return Exit.REFUSED
     except Exception as error:  # noqa: BLE001 - the last line of defence
         print(f"sipc: this is a bug in sipc: {error!r} (SIPC_DEBUG=1 shows where)", file=sys.stderr)

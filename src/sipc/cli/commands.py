@@ -20,6 +20,7 @@ from sipc.cli import modules, streams, watching
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.explain import explain
 from sipc.cli.guard import guard
+from sipc.cli.places import path_type
 from sipc.cli.policy import policy
 from sipc.descriptor import Descriptor
 from sipc.errors import ChannelNotFound, RegistryError
@@ -30,7 +31,7 @@ from sipc.watch import find
 __all__ = ("cli",)
 
 _registry = click.option(
-    "--registry", type=click.Path(path_type=Path), help="Directory of descriptors (default: $SIPC_REGISTRY, "
+    "--registry", type=path_type(), help="Directory of descriptors (default: $SIPC_REGISTRY, "
     "or /run/sipc and then $XDG_RUNTIME_DIR/sipc)."
 )  # fmt: skip
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -77,7 +78,7 @@ def _print_json(document: dict[str, Any]) -> None:
 
 
 @cli.command(epilog=_helpful("Example: sipc create feed.toml"))
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=path_type())
 @_registry
 @click.option("--channel", multiple=True, help="Only this channel of the files; may be repeated.")
 @click.option("--replace", is_flag=True, help="Destroy a channel of the same name first; both its ends are told.")
@@ -216,13 +217,13 @@ _confine = click.option(
 )  # fmt: skip
 
 _key = click.option(
-    "--key", type=click.Path(dir_okay=False, path_type=Path), help="Key file of a channel whose definition has a tag."
+    "--key", type=path_type(dir_okay=False), help="Key file of a channel whose definition has a tag."
 )
 
 
 @cli.command(epilog=_helpful("Examples: sipc send feed FILE;  tar c DIR | sipc send feed"))
 @click.argument("name")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=path_type())
 @_registry
 @_wait
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
@@ -243,11 +244,11 @@ def send(
 
 @cli.command(epilog=_helpful("Examples: sipc recv feed FILE;  sipc recv feed | tar x"))
 @click.argument("name")
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=path_type(dir_okay=False))
 @_registry
 @_wait
 @click.option("--timeout", type=_Seconds(), help="Give up when nothing comes for this many seconds (exit code 5).")
-@click.option("--cursor", type=click.Path(dir_okay=False, path_type=Path), help="File that keeps what is finished: "
+@click.option("--cursor", type=path_type(dir_okay=False), help="File that keeps what is finished: "
               "run again, this goes on there.  Only with standard output, a pipe or a device.")
 @click.option("--no-progress", is_flag=True, help="No progress on stderr, even on a terminal.")
 @_confine
@@ -286,7 +287,7 @@ def doctor(registry: Path | None, as_json: bool) -> int:
 
 
 @cli.command(epilog=_helpful("Example: sipc demo /etc/services"))
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=path_type())
 @click.option("--size", type=click.IntRange(min=0), default=16 << 20, show_default=True,
               help="Bytes of random data, when no FILE is given.")  # fmt: skip
 @_json

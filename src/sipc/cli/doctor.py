@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def _registry(directory: Path, keys: dict[str, set[str]]) -> list[Finding]:
     except RegistryError as error:
         return [Finding("bad", str(error), f"ls -ld {directory}")]
     findings = []
+    where = f"--registry {shlex.quote(str(directory))}"
     with registry:
         names = registry.names()
         findings.append(Finding("ok", f"registry {directory}: {len(names)} channels"))
@@ -116,9 +118,11 @@ def _registry(directory: Path, keys: dict[str, set[str]]) -> list[Finding]:
                 keys["msg"].add(found.queue)
                 keys["shm"].add(found.segment or "")
             except (RegistryError, ChannelNotFound) as error:
-                findings.append(Finding("bad", str(error), f"sipc destroy {name}"))
+                findings.append(Finding("bad", str(error), f"sipc destroy {name} {where}"))
         findings += [
-            Finding("bad", f"{directory}: the helper of {name!r} died before publishing it", f"sipc destroy {name}")
+            Finding(
+                "bad", f"{directory}: the helper of {name!r} died before publishing it", f"sipc destroy {name} {where}"
+            )
             for name in registry.journals()
         ]
     return findings

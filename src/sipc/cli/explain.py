@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from pathlib import Path
 
 import click
 
 from sipc.cli.exits import Exit
+from sipc.cli.places import path_type, standard_input
 from sipc.definitions import DEFINITIONS, load
 from sipc.errors import SpecError
 from sipc.selinux.denials import Kind, collapse, judge, parse
@@ -26,17 +26,22 @@ _FINE = (Kind.DIRECTION, Kind.FOREIGN)
     "Exit codes: 0 all denials are by design or concern no channel; 1 something is to be fixed; 2 usage; 3 no denial "
     "in the input, or bad input; 4 the environment refused; 5 timeout; 70 a bug in sipc; 130 interrupted."
 ))  # fmt: skip
-@click.argument("log", required=False, type=click.Path(path_type=Path))
-@click.option("-d", "--definitions", multiple=True, type=click.Path(path_type=Path),
+@click.argument("log", required=False, type=path_type())
+@click.option("-d", "--definitions", multiple=True, type=path_type(),
               help=f"Files that define the channels; may be repeated (default: {DEFINITIONS}/*.toml).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per denial on stdout.")
 def explain(log: Path | None, definitions: tuple[Path, ...], as_json: bool) -> int:  # fmt: skip
     """Explain the SELinux denials (AVC lines) in LOG, or on standard input: by design, or what to fix."""
+    if not definitions and not DEFINITIONS.is_dir():
+        raise SpecError(f"no channel is defined in {DEFINITIONS}: give the files that define them with -d FILE")
     specs = list(load(list(definitions) or [DEFINITIONS], enforcement=Enforcement.SELINUX).values())
     if log is None:
-        text = sys.stdin.buffer.read()
+        with standard_input() as stream:
+            text = stream.read()
     else:
         try:
+            if log.is_char_device():
+                raise SpecError(f"{log} is a device, which has no end: give its lines (dmesg | sipc explain)")
             text = log.read_bytes()
         except OSError as error:
             raise SpecError(f"{log}: {error.strerror}: name a log that this user can read") from error

@@ -20,6 +20,7 @@ from sipc.cli.guard_graph import graph
 from sipc.cli.guard_run import run
 from sipc.cli.guard_stage import accused, stage
 from sipc.cli.guard_top import metrics, top
+from sipc.cli.places import path_type
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
 from sipc.guard.example import write_example
@@ -39,17 +40,17 @@ def guard() -> None:
 
 
 @guard.command(epilog=f"Example: sipc guard check guard.toml\n\n{EPILOG}")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=path_type())
 @click.option(
     "--policy",
     "binary",
-    type=click.Path(path_type=Path),
+    type=path_type(),
     help="A binary policy file: no type that the guard's policy makes may be in it.",
 )
 @click.option(
     "--base",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=path_type(),
     help="The same for CIL: a file, a folder, or a module store; may be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -73,7 +74,7 @@ def check(file: Path, binary: Path | None, base: tuple[Path, ...], as_json: bool
 
 
 @guard.command(epilog=f"Example: sipc guard init first\n\n{EPILOG}")
-@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", metavar="[DIR]", default=".", type=path_type(file_okay=False))
 def init(folder: Path) -> int:
     """Write a small guard to begin with into DIR (default: here): DIR/guard.toml, DIR/in and DIR/out.
 

@@ -7,12 +7,12 @@ Owns the commands; the group `audit` is attached by `sipc guard`.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
 from sipc.cli.exits import Exit
+from sipc.cli.places import path_type, standard_input
 from sipc.errors import SpecError
 from sipc.guard.chain import Report, read_lines, verify
 
@@ -27,7 +27,7 @@ def audit() -> None:
 
 
 @audit.command("verify", epilog="Example: sipc guard audit verify scrub.log --head HASH")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=path_type())
 @click.option("--head", metavar="HASH", help="Hash of an entry, noted earlier in another place: the log must have it, "
               "or its end was cut off or rewritten.")
 @click.option("--journal", is_flag=True, help="FILE is from journalctl -o cat, where a line may come twice.")
@@ -65,7 +65,8 @@ def verify_(file: Path, head: str | None, journal: bool, as_json: bool) -> int: 
 
 def _verified(file: Path, head: str | None, *, journal: bool) -> Report:
     if str(file) == "-":
-        return verify(read_lines(sys.stdin.buffer), head=head, repeats=journal)
+        with standard_input() as stream:
+            return verify(read_lines(stream), head=head, repeats=journal)
     try:
         if file.is_char_device():
             raise SpecError(f"{file} is a device, which has no end: name a log")

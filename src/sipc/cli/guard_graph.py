@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.places import path_type
 from sipc.cli.policy import LOADED, texts_of
 from sipc.errors import SpecError
 from sipc.guard.check import load
@@ -27,12 +28,12 @@ __all__ = ("graph",)
 
 
 @click.command(epilog=f"Example: sipc guard graph guard.toml -o guard.svg\n\n{EPILOG}")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--policy", "binary", type=click.Path(path_type=Path), help="A binary policy file, with the guard's "
+@click.argument("file", type=path_type())
+@click.option("--policy", "binary", type=path_type(), help="A binary policy file, with the guard's "
               "modules in it, to prove the channels by (default: the loaded policy, where there is one).")
-@click.option("--base", multiple=True, type=click.Path(path_type=Path), help="CIL file, folder of them, or module "
+@click.option("--base", multiple=True, type=path_type(), help="CIL file, folder of them, or module "
               "store: compose the policy from these and the guard's modules, here and now; may be repeated.")
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write there, whole or not at "
+@click.option("--output", "-o", type=path_type(dir_okay=False), help="Write there, whole or not at "
               "all, instead of stdout.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a picture.")
 def graph(

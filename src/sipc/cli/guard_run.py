@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import EPILOG
+from sipc.cli.places import path_type
 from sipc.guard.check import load
 from sipc.guard.model import Guard, Kind, Medium
 from sipc.guard.run import run_guard
@@ -23,15 +24,15 @@ _SECONDS = click.FloatRange(min=0, max=LONGEST)
 
 
 @click.command(epilog=f"Example: sipc guard run guard.toml\n\n{EPILOG}")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=path_type())
 @click.option(
     "--state",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=path_type(file_okay=False),
     help="Where stages keep what outlives them (default: $XDG_STATE_HOME/sipc-guards or ~/.local/state/sipc-guards).",
 )
 @click.option(
     "--registry",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=path_type(file_okay=False),
     help="Directory of descriptors (default: $SIPC_REGISTRY, for root /run/sipc, else $XDG_RUNTIME_DIR/sipc).",
 )
 @click.option("--keep", is_flag=True, help="Leave the channels when everything has ended.")

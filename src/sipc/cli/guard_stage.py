@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import Exit
+from sipc.cli.places import path_type
 from sipc.guard.check import load
 from sipc.guard.places import Places, default_state
 from sipc.guard.policy import state_place
@@ -21,19 +22,19 @@ __all__ = ("accused", "stage")
 
 
 @click.command(hidden=True, epilog="Example: sipc guard stage /etc/sipc/guards/json.toml scrub")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=path_type())
 @click.argument("name")
 @click.option(
     "--state",
     metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=path_type(file_okay=False),
     help="Keep the stage's state in DIR/GUARD/STAGE/state and its status in DIR/GUARD/STAGE/run, instead of where "
     "systemd says.",
 )
 @click.option(
     "--registry",
     metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=path_type(file_okay=False),
     help="Directory of descriptors; default: $SIPC_REGISTRY, or /run/sipc, then $XDG_RUNTIME_DIR/sipc.",
 )
 @click.option(
@@ -63,9 +64,9 @@ def stage(file: Path, name: str, state: Path | None, registry: Path | None, run:
 
 
 @click.command(hidden=True, epilog="Example: sipc guard accused /etc/sipc/guards/json.toml scrub")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=path_type())
 @click.argument("name")
-@click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=Path("/"), help="An image's root.")
+@click.option("--root", type=path_type(file_okay=False), default=Path("/"), help="An image's root.")
 def accused(file: Path, name: str, root: Path) -> int:
     """Say on which channel the stage NAME saw the protocol broken, by the end of its audit log.
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import click
 
 from sipc.cli.exits import EPILOG, Exit
+from sipc.cli.places import path_type
 from sipc.cli.streams import end_in_order
 from sipc.errors import SpecError
 from sipc.guard.metrics import exposition
@@ -44,7 +45,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def _whose(command: _F) -> _F:
     for option in (
         click.argument("guard", required=False),
-        click.option("--state", type=click.Path(path_type=Path), help="Directory that the guards publish in (default: "
+        click.option("--state", type=path_type(), help="Directory that the guards publish in (default: "
                      "/run/sipc-guards, where units do, and then $XDG_STATE_HOME/sipc-guards, where guards in the "
                      "foreground do)."),
     ):  # fmt: skip
@@ -72,7 +73,8 @@ def top(guard: str | None, state: Path | None, interval: float, once: bool, as_j
     where = places(state)
     rates = Rates()
     rates.take(observe(where, guard), time.monotonic())
-    if not (once or as_json) and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+    terminal = sys.stdout is not None and sys.stdout.isatty()  # None: it is closed
+    if not (once or as_json) and terminal and os.environ.get("TERM", "dumb") != "dumb":
         return _live(where, guard, interval, rates)
     time.sleep(interval)
     seen = observe(where, guard)
@@ -86,7 +88,7 @@ def top(guard: str | None, state: Path | None, interval: float, once: bool, as_j
 
 @click.command(epilog=f"Example: sipc guard metrics -o /var/lib/prometheus/node-exporter/sipc.prom\n\n{EPILOG}")
 @_whose
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write there, whole or not at "
+@click.option("--output", "-o", type=path_type(dir_okay=False), help="Write there, whole or not at "
               "all, instead of stdout: for node_exporter's textfile collector.")  # fmt: skip
 def metrics(guard: str | None, state: Path | None, output: Path | None) -> int:
     """Print what the stages of GUARD (default: of all guards) say of themselves as Prometheus text.

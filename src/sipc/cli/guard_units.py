@@ -20,7 +20,8 @@ import click
 
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.guard_policy import LABELLED, missing_policy, plan_policy, plan_removal
-from sipc.errors import Denied, SpecError
+from sipc.cli.places import path_type
+from sipc.errors import Denied, PolicyUnavailable, SpecError
 from sipc.guard import check
 from sipc.guard.model import Guard, Stage
 from sipc.guard.policy import account, by_selinux, channel_specs, file_places, own_places
@@ -45,13 +46,13 @@ __all__ = ("down", "install", "status", "uninstall", "up")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"  # where systemd looks for programs
 _SYSTEM = Path("/")
 
-_root = click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=_SYSTEM,
+_root = click.option("--root", type=path_type(file_okay=False), default=_SYSTEM,
                      help="An image's root directory: files are changed there, and nothing is run.")  # fmt: skip
 _name = click.argument("name", metavar="[GUARD]", required=False)
 
 
 @click.command(epilog=f"Example: sipc guard install guard.toml --policy\n\n{EPILOG}")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=path_type())
 @click.option("--policy", is_flag=True, help="Prove and install the guard's SELinux policy first.")
 @click.option("--without-policy", is_flag=True, help="Do not look whether that policy is installed.")
 @_root
@@ -75,7 +76,7 @@ def install(file: Path, *, policy: bool, without_policy: bool, root: Path) -> in
                 click.echo("\n".join(plan.report.lines()))
                 click.echo("sipc: nothing was installed: change what was found", err=True)
                 return Exit.NO
-        elif not without_policy and (missing := missing_policy(guard, store)):
+        elif not without_policy and (missing := _missing(guard, store)):
             raise SpecError(
                 f"{file}: the policy of this guard is not installed ({', '.join(missing)}): say --policy, which proves "
                 "and installs it, or --without-policy"
@@ -97,6 +98,13 @@ def install(file: Path, *, policy: bool, without_policy: bool, root: Path) -> in
         _relabel(guard)
     click.echo(f"next: sipc guard up {guard.name}", err=True)
     return Exit.OK
+
+
+def _missing(guard: Guard, store: Path | None) -> list[str]:
+    try:
+        return missing_policy(guard, store)
+    except PolicyUnavailable as error:
+        raise PolicyUnavailable(f"{error}; or say --without-policy, which does not look") from error
 
 
 @click.command(epilog=f"Example: sipc guard up json\n\n{EPILOG}")

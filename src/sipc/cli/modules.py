@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from sipc.cli.exits import Exit
+from sipc.cli.places import path_type
 from sipc.cli.policy import options_of, shaping, specs_of, texts_of
 from sipc.errors import ChannelNotFound, SpecError
 from sipc.registry import Registry, search_path
@@ -39,7 +40,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def _stored(command: _F) -> _F:
     """Options about which store."""
     for option in (
-        click.option("--root", type=click.Path(path_type=Path), help="An image's root directory: its store is changed, "
+        click.option("--root", type=path_type(), help="An image's root directory: its store is changed, "
                      "and nothing is loaded (default: this system)."),
         click.option("--store", help="Name of the policy store (default: SELINUXTYPE of etc/selinux/config)."),
     ):  # fmt: skip
@@ -48,7 +49,7 @@ def _stored(command: _F) -> _F:
 
 
 @click.command("install", epilog="Example: sipc policy install /etc/sipc/channels.d/feed.toml")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=path_type())
 @click.option("--remove", "gone", multiple=True, metavar="CHANNEL", help="Remove this installed channel in the same "
               "step; may be repeated.")
 @click.option("--unproven", is_flag=True, help="Install without a proof: whatever the policy then allows.")
@@ -98,7 +99,7 @@ def install(
 
 @click.command("remove", epilog="Example: sipc policy remove feed")
 @click.argument("channels", nargs=-1, required=True)
-@click.option("--registry", type=click.Path(path_type=Path), help="Directory of descriptors, to see whether a channel "
+@click.option("--registry", type=path_type(), help="Directory of descriptors, to see whether a channel "
               "is in use (default: as for 'sipc list'; none with --root).")
 @click.option("--revoke", is_flag=True, help="Remove it although the channel exists: its queue stops at once.  End its "
               "processes too, a mapped segment stays.")

@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import click
 
 from sipc.cli.exits import Exit
+from sipc.cli.places import path_type
 from sipc.definitions import DEFINITIONS, load
 from sipc.errors import PolicyUnavailable, SpecError
+from sipc.guard.storage import replace_file
 from sipc.selinux.binary import read_policy
 from sipc.selinux.compose import compose
 from sipc.selinux.grants import types_of
@@ -89,8 +91,8 @@ def specs_of(files: tuple[Path, ...], channels: tuple[str, ...]) -> list[Channel
 
 
 @policy.command("generate", epilog="Example: sipc policy generate feed.toml --out modules")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write NAME.cil files to.")
+@click.argument("files", nargs=-1, type=path_type())
+@click.option("--out", type=path_type(file_okay=False), help="Folder to write NAME.cil files to.")
 @shaping
 def generate_(
     files: tuple[Path, ...], out: Path | None, channel: tuple[str, ...], launcher: tuple[str, ...],
@@ -105,11 +107,12 @@ def generate_(
     modules = generate(specs_of(files, channel), options_of(launcher, switcher, new, sealed, lockable, profile))
     texts = {name: module.text() for name, module in modules.items()}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpecError(f"{out}: {error.strerror}: name a folder that this user may write in") from error
         for name, text in texts.items():
-            fresh = out / f".{name}.cil.new"
-            fresh.write_text(text)
-            fresh.rename(out / f"{name}.cil")
+            replace_file(out / f"{name}.cil", text.encode())
     if as_json:
         click.echo(json.dumps({"version": 1, "modules": texts, "written": None if out is None else str(out)}))
     elif out is not None:
@@ -121,14 +124,14 @@ def generate_(
 
 
 @policy.command("verify", epilog="Example: sipc policy verify feed.toml --base /var/lib/selinux/default/active/modules")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=path_type())
 @click.option(
-    "--policy", "binary", type=click.Path(path_type=Path), help="A binary policy file (default: the loaded policy)."
+    "--policy", "binary", type=path_type(), help="A binary policy file (default: the loaded policy)."
 )
 @click.option(
     "--base",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=path_type(),
     help="CIL file, folder of them, or module "
     "store: compose a policy from these and the channels' modules, here and now; may be repeated.",
 )

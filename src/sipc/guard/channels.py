@@ -26,6 +26,7 @@ from sipc.cursor import finished
 from sipc.descriptor import Descriptor
 from sipc.enforcement import read_vetted
 from sipc.errors import Busy, ChannelExists, ChannelNotFound, KernelError, RegistryError, SipcError, SpecError
+from sipc.guard.storage import doing
 from sipc.helping import run_helper
 from sipc.kernel import backend, limits
 from sipc.proto.segment import Segment
@@ -75,6 +76,16 @@ def _principal(who: Principal) -> Iterable[str]:
         yield f'digest = "{who.digest}"'
 
 
+def _write(definition: Path, text: str) -> None:
+    """Write it whole, or leave none."""
+    with doing("write", definition, "make room, or give another --state"):
+        try:
+            definition.write_text(text, encoding="utf-8")
+        except BaseException:
+            definition.unlink(missing_ok=True)
+            raise
+
+
 @dataclass(slots=True, kw_only=True)
 class _Channel:
     descriptor: Descriptor
@@ -98,7 +109,7 @@ class Channels:
         there = {name: self._there(spec) for name, spec in specs.items()}
         missing = [name for name, what in there.items() if what is not True]
         if missing:
-            definition.write_text(definitions(specs[name] for name in missing), encoding="utf-8")
+            _write(definition, definitions(specs[name] for name in missing))
             lost = any(there[name] is None for name in missing)
             self._help(["create", str(definition), *(["--replace"] if lost else [])])
         self.made, self.found = tuple(missing), tuple(name for name in specs if name not in missing)
@@ -120,7 +131,8 @@ class Channels:
         if descriptor.spec != spec:
             raise ChannelExists(
                 f"{spec.label}: channel {spec.name!r} is in {self._registry} with another definition, made before the "
-                f"file was changed: run 'sipc destroy {spec.name}', which loses what is in it, or put the file back"
+                f"file was changed: run 'sipc destroy {spec.name} --registry {self._registry}', which loses what is in "
+                "it, or put the file back"
             )
         objects, keys = backend(spec.backend), descriptor.keys
         try:

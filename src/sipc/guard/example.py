@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TextIO
 
 from sipc.errors import SpecError
 
@@ -71,11 +72,23 @@ def write_example(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-        for name in ("in", "out"):
-            (folder / name).mkdir(mode=0o700, exist_ok=True)
+            _fill(path, file, text)
     except FileExistsError as error:
         raise SpecError(f"{error.filename}: exists already, and stays as it is: name another folder") from error
     except OSError as error:
-        raise SpecError(f"{error.filename}: {error.strerror}: name a folder that this user may write in") from error
+        raise SpecError(
+            f"{error.filename or path}: {error.strerror}: make room, or name a folder that this user may write in"
+        ) from error
     return path
+
+
+def _fill(path: Path, file: TextIO, text: str) -> None:
+    """Write the file that was just made, and make the directories it names; what fails takes it away again."""
+    try:
+        file.write(text)
+        file.flush()
+        for name in ("in", "out"):
+            (path.parent / name).mkdir(mode=0o700, exist_ok=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

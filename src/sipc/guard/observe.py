@@ -56,7 +56,10 @@ def places(state: Path | None) -> list[Path]:
     """Where to look: in the directory given; else where systemd's units publish, and then this user's own guards."""
     if state is not None:
         return [state]
-    return [SYSTEM, default_state(os.environ)]
+    try:
+        return [SYSTEM, default_state(os.environ)]
+    except SpecError:  # who has no home has no guards of its own
+        return [SYSTEM]
 
 
 def observe(where: Sequence[Path], guard: str | None = None) -> list[Seen]:

@@ -8,6 +8,7 @@ foreground they are below one directory, made when they are not there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,18 @@ __all__ = ("Places", "default_state")
 
 
 def default_state(environ: Mapping[str, str]) -> Path:
-    """Where the stages of guards in the foreground live: the XDG base directory specification's place for state."""
+    """Where the stages of guards in the foreground live: the XDG base directory specification's place for state.
+
+    Raises `SpecError` for a user without a home directory, as in containers.
+    """
     home = environ.get("XDG_STATE_HOME", "")
-    place = Path(home) if home.startswith("/") else Path(environ.get("HOME") or "~").expanduser() / ".local/state"
+    try:
+        place = Path(home) if home.startswith("/") else Path(environ.get("HOME") or "~").expanduser() / ".local/state"
+    except RuntimeError as error:
+        raise SpecError(
+            f"uid {os.geteuid()} has no home directory, which would have the state of its guards: give --state DIR, or "
+            "set XDG_STATE_HOME or HOME"
+        ) from error
     return place / "sipc-guards"
 
 

@@ -128,7 +128,9 @@ def replace_file(path: Path, data: bytes) -> None:
             raise
         os.fsync(fd)
     except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}: name a file in a directory that this user may write") from error
+        raise SpecError(
+            f"{path}: {error.strerror}: make room, or name a file in a directory that this user may write"
+        ) from error
     finally:
         os.close(fd)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sipc.guard.model import Kind
 from sipc.guard.observe import Seen
 from sipc.guard.reported import ChannelReport, Direction, StageReport
 from sipc.guard.text import cells, fitted
@@ -133,9 +134,10 @@ def _row(one: Seen, clock: float) -> tuple[str, ...]:
     if report is None:
         return (one.stage, "", "?", one.owner or "?", *[""] * 6, one.problem)
     kept = report.quarantine
+    judged = report.verdicts if report.kind == Kind.FILTER else {}  # of others it would say that nothing went through
     return (
         one.stage, report.kind, report.state, one.owner, str(report.restarts),
-        *(str(report.verdicts.get(verdict, "")) for verdict in ("pass", "drop", "quarantine")),
+        *(str(judged.get(verdict, "")) for verdict in ("pass", "drop", "quarantine")),
         "" if kept is None else f"{kept.messages}: {_bytes(kept.bytes)} of {_bytes(kept.limit)}",
         _ago(clock - report.updated), report.reason,
     )  # fmt: skip

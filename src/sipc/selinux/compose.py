@@ -8,6 +8,7 @@ only those in force count.  It reads the files it is given and loads nothing.
 from __future__ import annotations
 
 import bz2
+import os
 import shutil
 import subprocess
 import tempfile
@@ -29,7 +30,13 @@ def find_modules(places: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for place in places:
-        if place.is_dir():
+        try:
+            folder = place.is_dir()
+            if folder:
+                os.scandir(place).close()  # to glob() a folder that can not be read is an empty one
+        except OSError as error:
+            raise SpecError(f"{place}: {error.strerror}: name CIL modules that this user can read") from error
+        if folder:
             inside = sorted([*place.glob("*.cil"), *in_force(place.glob("**/cil"))])
             if not inside:
                 raise SpecError(f"{place}: no *.cil in it, and it is no module store: name a folder of CIL modules")

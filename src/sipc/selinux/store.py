@@ -125,8 +125,8 @@ class Store:
             if not here:
                 raise PolicyUnavailable(
                     f"{stores / self.name}: no module store is there{', only ' + ', '.join(there) if there else ''}: "
-                    "install a policy (Debian: apt-get install selinux-policy-default), or name the store with --root "
-                    "and --store"
+                    "install a policy (Debian: apt-get install selinux-policy-default), or name the root that has one "
+                    "with --root (of 'sipc policy' also the store, with --store)"
                 )
 
     @property

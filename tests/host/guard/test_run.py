@@ -518,7 +518,7 @@ def test_a_channel_with_another_definition_is_neither_used_nor_destroyed(playboo
     file.write_text(file.read_text().replace("slot_size = 4096", "slot_size = 8192", 1))
     with Run(file, registry=registry) as run:
         assert run.end() == 3
-        assert "sipc destroy g.raw" in run.words
+        assert f"'sipc destroy g.raw --registry {registry}'" in run.words
     assert channels(registry) == ["g.clean", "g.raw"]
 
 

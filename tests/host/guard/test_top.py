@@ -210,6 +210,13 @@ def test_without_a_terminal_it_is_one_table(place: Path, arguments: list[str]) -
     assert "\x1b" not in done.stdout
 
 
+def test_with_standard_output_closed_it_ends_in_order(place: Path) -> None:
+    """Nobody reads it, as with every other command."""
+    line = " ".join([*PROGRAM, "guard", "top", "--state", str(place), "--interval", "0.1", ">&-"])
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, timeout=LONGEST)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_terminal_without_a_screen_gets_one_table(place: Path) -> None:
     """TERM=dumb, and --once on any."""
     with terminal("--once", "--state", place, "--interval", "0.1") as screen:

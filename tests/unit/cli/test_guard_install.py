@@ -50,6 +50,19 @@ def ours(root: Path) -> set[str]:
     return {module.name for module in Store(root).read() if module.kind}
 
 
+def test_without_a_module_store_the_way_on_is_an_option_that_there_is(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image whose policy comes later; `--store` is an option of other commands."""
+    at = ["guard", "install", file, "--root", str(tmp_path / "image")]
+    assert main(at) == 4
+    words = capsys.readouterr().err
+    assert "--without-policy" in words
+    assert "name the store with" not in words
+    assert not (tmp_path / "image").exists()
+    assert main([*at, "--without-policy"]) == 0
+
+
 @pytest.mark.parametrize("before", [False, True], ids=["new", "over an older one"])
 def test_what_can_not_be_written_leaves_the_policy_out(
     file: str, root: Path, before: bool, capsys: pytest.CaptureFixture[str]

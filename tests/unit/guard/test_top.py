@@ -45,6 +45,13 @@ def test_the_table_has_all_that_was_asked_for() -> None:
     ]
 
 
+def test_who_judges_nothing_has_no_counts_of_verdicts() -> None:
+    """PASSED 0 of a source would read as if nothing had come through."""
+    ingest = report(stage="ingest", kind="source", verdicts={"pass": 0, "drop": 0, "quarantine": 0}, quarantine=None)
+    lines = table([Seen(guard="json", stage="ingest", owner="x", report=ingest)], {}, CLOCK)
+    assert lines[2].split() == ["ingest", "source", "running", "x", "2", "0.5", "s", "ago"]
+
+
 def test_a_stage_without_a_status_has_a_row_with_the_reason() -> None:
     """And a guard that is not to be believed has a line."""
     lines = table([Seen(guard="json", stage="scrub", owner="scrub", problem="is no JSON")], {}, CLOCK)
