@@ -24,6 +24,7 @@ from tests.support.users import User
 from sipc.cli import main
 from sipc.cli.exits import Exit
 from sipc.errors import SpecError
+from sipc.guard.example import write_example
 from sipc.guard.observe import SYSTEM, places
 from sipc.guard.places import default_state
 
@@ -139,12 +140,17 @@ def test_a_standard_input_that_can_not_be_read_is_named(
     assert (done.returncode, done.stderr) == (Exit.BAD_INPUT, words)
 
 
-def test_a_device_is_no_log_of_denials(tmp_path: Path) -> None:
-    """/dev/kmsg and /dev/zero have no end: said at once, and not waited for."""
+@pytest.mark.parametrize("command", [
+    "explain -d {0}/feed.toml /dev/zero", "policy verify {0}/feed.toml --policy /dev/zero",
+    "guard check {0}/guard.toml --policy /dev/zero", "guard graph {0}/guard.toml --policy /dev/zero",
+])  # fmt: skip
+def test_what_has_no_end_is_not_read(command: str, tmp_path: Path) -> None:
+    """/dev/kmsg and /dev/zero: said at once, and not waited for, nor held in memory."""
     (tmp_path / "feed.toml").write_text("[channel.feed]\n")
-    done = sipc("explain", "-d", tmp_path / "feed.toml", "/dev/zero")
+    write_example(tmp_path)
+    done = sipc(*command.format(tmp_path).split())
     assert done.returncode == Exit.BAD_INPUT
-    assert "/dev/zero is a device, which has no end: give its lines" in done.stderr
+    assert "/dev/zero is a device, which has no end: " in done.stderr
 
 
 def test_who_has_no_home_is_told_where_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import path_type, standard_input
+from sipc.cli.places import contents, path_type, standard_input
 from sipc.definitions import DEFINITIONS, load
 from sipc.errors import SpecError
 from sipc.selinux.denials import Kind, collapse, judge, parse
@@ -39,12 +39,7 @@ def explain(log: Path | None, definitions: tuple[Path, ...], as_json: bool) -> i
         with standard_input() as stream:
             text = stream.read()
     else:
-        try:
-            if log.is_char_device():
-                raise SpecError(f"{log} is a device, which has no end: give its lines (dmesg | sipc explain)")
-            text = log.read_bytes()
-        except OSError as error:
-            raise SpecError(f"{log}: {error.strerror}: name a log that this user can read") from error
+        text = contents(log, "name a log that this user can read, or give its lines (dmesg | sipc explain)")
     counts = collapse(parse(text.decode(errors="replace").splitlines()))
     if not counts:
         raise SpecError("no AVC denial in the input: give an audit log, 'journalctl -k' or dmesg output")

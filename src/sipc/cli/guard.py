@@ -20,7 +20,7 @@ from sipc.cli.guard_graph import graph
 from sipc.cli.guard_run import run
 from sipc.cli.guard_stage import accused, stage
 from sipc.cli.guard_top import metrics, top
-from sipc.cli.places import path_type
+from sipc.cli.places import contents, path_type
 from sipc.errors import SpecError
 from sipc.guard.check import Examined, examine, text_of
 from sipc.guard.example import write_example
@@ -96,12 +96,7 @@ for _command in (
 def _policy(binary: Path | None, base: tuple[Path, ...]) -> Policy | None:
     if base:
         return read_policy(compose(base), f"the policy composed of {', '.join(map(str, base))}")
-    if binary is None:
-        return None
-    try:
-        return read_policy(binary.read_bytes(), str(binary))
-    except OSError as error:
-        raise SpecError(f"{binary}: {error.strerror}: give a binary policy file") from error
+    return None if binary is None else read_policy(contents(binary, "give a binary policy file"), str(binary))
 
 
 def _description(found: Examined) -> Iterator[str]:

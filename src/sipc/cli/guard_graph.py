@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from sipc.cli.exits import EPILOG, Exit
-from sipc.cli.places import path_type
+from sipc.cli.places import contents, path_type
 from sipc.cli.policy import LOADED, texts_of
 from sipc.errors import SpecError
 from sipc.guard.check import load
@@ -59,12 +59,12 @@ def _proof(guard: Guard, binary: Path | None, base: tuple[Path, ...]) -> Proof:
     if base:
         modules = texts_of(channel_specs(guard, users=False).values(), options(guard))
         return prove(guard, read_policy(compose(base, modules), f"the policy composed of {', '.join(map(str, base))}"))
+    if binary is not None:
+        return prove(guard, read_policy(contents(binary, "give a binary policy file"), str(binary)))
     try:
-        data = (binary or LOADED).read_bytes()
+        data = LOADED.read_bytes()
     except OSError as error:
-        if binary is not None:
-            raise SpecError(f"{binary}: {error.strerror}: give a binary policy file") from error
         if isinstance(error, FileNotFoundError):
             return unproven(guard)
         return unproven(guard, f"the loaded policy can not be read ({LOADED}: {error.strerror})")
-    return prove(guard, read_policy(data, str(binary or LOADED)))
+    return prove(guard, read_policy(data, str(LOADED)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the command line reads: the type of what names a file or a directory, and standard input."""
+"""Where the command line reads: the type of what names a file or a directory, files whole, and standard input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from sipc.errors import SpecError
 
-__all__ = ("path_type", "standard_input")
+__all__ = ("contents", "path_type", "standard_input")
 
 
 def path_type(*, file_okay: bool = True, dir_okay: bool = True) -> click.Path:
@@ -22,6 +22,16 @@ def path_type(*, file_okay: bool = True, dir_okay: bool = True) -> click.Path:
     What is only written, or replaced, need not be readable.
     """
     return click.Path(file_okay=file_okay, dir_okay=dir_okay, readable=False, path_type=Path)
+
+
+def contents(path: Path, advice: str) -> bytes:
+    """A whole file.  Raises `SpecError`, with the advice, when it can not be read or has no end."""
+    try:
+        if path.is_char_device():
+            raise SpecError(f"{path} is a device, which has no end: {advice}")
+        return path.read_bytes()
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}: {advice}") from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from sipc.cli.exits import Exit
-from sipc.cli.places import path_type
+from sipc.cli.places import contents, path_type
 from sipc.definitions import DEFINITIONS, load
 from sipc.errors import PolicyUnavailable, SpecError
 from sipc.guard.storage import replace_file
@@ -179,13 +179,12 @@ def texts_of(specs: Iterable[ChannelSpec], options: Options) -> dict[str, str]:
 
 
 def _read(binary: Path | None) -> tuple[bytes, str]:
-    path = binary or LOADED
+    if binary is not None:
+        return contents(binary, "give a binary policy file"), str(binary)
     try:
-        return path.read_bytes(), str(path)
+        return LOADED.read_bytes(), str(LOADED)
     except OSError as error:
-        if binary is not None:
-            raise SpecError(f"{path}: {error.strerror}: give a binary policy file") from error
         raise PolicyUnavailable(
-            f"the loaded policy can not be read ({path}: {error.strerror}); without SELinux here, verify a file with "
+            f"the loaded policy can not be read ({LOADED}: {error.strerror}); without SELinux here, verify a file with "
             "--policy FILE, or compose one with --base FOLDER"
         ) from error
