@@ -156,6 +156,16 @@ class Filtering:
         self._have = {name: held.newest(name, end.epoch) for name, end in receivers.items()}
         self._syncing = ThreadPoolExecutor(1, "sync", _leave_signals)
 
+    def finish_taken(self) -> None:
+        """Finish the blocks that a predecessor took and was killed before it finished; before inputs are waited for.
+
+        Else others could come first, and take their place in the files of batches: a block that comes when nobody knows
+        any more that it was taken is taken twice.
+        """
+        for name, receiver in self._receivers.items():
+            if self._have[name] > (receiver.last_seq or 0):
+                receiver._finish_unseen()
+
     def run(self) -> None:
         """Until all inputs have ended, and everything was passed on."""
         try:
@@ -217,7 +227,7 @@ class Filtering:
                     batch = self._held.begin(arrival.channel, arrival.receiver.epoch)
                 self._held.add(batch, arrival.seq, arrival.record, arrival.messages)
                 self._have[arrival.channel] = arrival.seq
-            # Else a predecessor was killed when it had taken this one, and not finished it.
+            # Else a predecessor was killed when it had taken this one, and not finished it: see `finish_taken`.
             self._inputs.finish(arrival)
             if batch is None:
                 arrival = take()
