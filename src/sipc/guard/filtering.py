@@ -15,10 +15,11 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 
-from sipc.errors import QuarantineFull, SipcError, SpecError
+from sipc.errors import QuarantineFull, RemoteProtocolError, SipcError, SpecError
 from sipc.guard.audit import Audit
 from sipc.guard.chain import Entry
 from sipc.guard.filters import Filter
@@ -164,7 +165,8 @@ class Filtering:
         """
         for name, receiver in self._receivers.items():
             if self._have[name] > (receiver.last_seq or 0):
-                receiver._finish_unseen()
+                with suppress(RemoteProtocolError):  # it is raised again, when what is in hand was passed on
+                    receiver._finish_unseen()
 
     def run(self) -> None:
         """Until all inputs have ended, and everything was passed on."""

@@ -438,6 +438,24 @@ def test_a_block_that_was_not_finished_is_taken_once_however_late_it_comes(
     assert [size for entry in built.audit("b") for size in entry["sizes"]] == [1] * 5
 
 
+def test_what_was_taken_is_passed_on_before_a_violation_is_told(
+    making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile sender spoils the slot of a block that was taken and not finished: that block came before it did so."""
+    built = making()
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send(b"harmless")
+        _killed_in(built, monkeypatch, Inputs, "finish")
+        segment = sender._segment
+        assert segment is not None
+        segment.words[6 + 3] = 1  # the reserved word of slot 0
+        process = built.start("b")
+        assert receiver.receive(30) == b"judged harmless"
+        assert process.ended()[0] == StageExit.VIOLATED
+    assert [entry["verdict"] for entry in built.audit("b")] == ["pass", "violation"]
+
+
 def test_a_block_that_is_in_hand_and_not_finished_is_taken_once(
     making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
