@@ -120,6 +120,16 @@ class BlockReceiver(Endpoint):
         self._queue.done()
         self._taken = False
 
+    def _finish_unseen(self) -> None:
+        """Finish the block after the cursor, if it is still there: who opened this end has it from a predecessor."""
+        self._recover = False
+        event = self._machine.recover()
+        if event == _BLOCK:
+            self._parts_of_message = []
+            self._finish_block()
+        elif event == _END:
+            self._end()
+
     def _next_block(self, deadline: float | None) -> None:
         """Have a block in hand that the caller has not seen.  Raises at the end of the stream."""
         machine = self._machine

@@ -74,6 +74,7 @@ class FileLog:
         self.path = Path(path)
         self._sync = sync
         self._fd = self._directory = -1
+        self._on_disk = 0  # bytes of it
         self.tail: bytes | None = None
         self.torn = b""
         try:
@@ -91,6 +92,7 @@ class FileLog:
                 lock(self._fd, f"audit log {self.path} is open in another process, and only one may be: end it")
                 self._find_end(status.st_size)
                 os.fsync(self._directory)
+            self._settle()
         except BaseException:
             self.close()
             raise
@@ -110,12 +112,25 @@ class FileLog:
                     f"audit log {self.path} ends in what is no entry: it was left alone; keep it, and begin another"
                 )
             write_new(self._directory, name, rest, 0o600)
+            os.fsync(self._directory)
             os.ftruncate(self._fd, size - len(rest))
-            if self._sync:
-                os.fsync(self._fd)
         # Killed between the cut and the entry about it: the file of that name is the only one who knows.
         with suppress(FileNotFoundError):
             self.torn = read_file(self._directory, name, self.path.with_name(name), MAX_LINE)
+
+    def _settle(self) -> None:
+        """What a killed predecessor left is brought to disk, before anybody believes that it is there."""
+        try:
+            self._on_disk = os.fstat(self._fd).st_size
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._in_doubt(error) from error
+
+    def _in_doubt(self, error: OSError) -> AuditError:
+        return AuditError(
+            f"audit log {self.path}: {error.strerror}: what is in it may not be on the disk, and the kernel does not "
+            "say so twice: look after the disk, and verify the log (sipc guard audit verify)"
+        )
 
     def append(self, entry: Entry) -> None:
         """Add one line, on disk when this returns."""
@@ -125,24 +140,45 @@ class FileLog:
         try:
             with doing("write", self.path, _ADVICE):
                 size = os.fstat(fd).st_size
+                line = entry.line()
                 try:
-                    write_all(fd, entry.line())
+                    write_all(fd, line)
+                    if self._sync:
+                        os.fsync(fd)
+                        self._on_disk = size + len(line)
                 except BaseException:
                     with suppress(OSError):  # what can not be cut off now is cut off when the log is opened
                         os.ftruncate(fd, size)
                     raise
-                if self._sync:
-                    os.fsync(fd)
         except BaseException:
             os.close(fd)
             raise
         self._fd = fd
 
     def sync(self) -> None:
-        """Bring to disk what was appended."""
-        if self._fd >= 0:
+        """Bring to disk what was appended; what does not get there is cut off, and the log is to be opened again.
+
+        A page that could not be written counts as clean, and the next fsync(2) says that all is well: a successor would
+        find the entry, and not log the message again.
+        """
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        try:
             with doing("fsync", self.path, _ADVICE):
-                os.fsync(self._fd)
+                size = os.fstat(fd).st_size
+                try:
+                    os.fsync(fd)
+                except OSError:
+                    try:
+                        os.ftruncate(fd, self._on_disk)
+                    except OSError as error:
+                        raise self._in_doubt(error) from error
+                    raise
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd, self._on_disk = fd, size
 
     def last_of(self, verdicts: Collection[str]) -> Entry | None:
         """The newest whole entry with one of these verdicts among the last in the file."""
@@ -191,6 +227,8 @@ class JournalLog:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.settimeout(_JOURNAL_WAIT)
             if entry is not None:
+                with doing("fsync", self.path, _ADVICE):
+                    os.fsync(self._directory)  # who kept it may have been killed before this
                 self._send(self._socket, entry)
         except BaseException:
             self.close()

@@ -15,10 +15,11 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 
-from sipc.errors import QuarantineFull, SipcError
+from sipc.errors import QuarantineFull, RemoteProtocolError, SipcError, SpecError
 from sipc.guard.audit import Audit
 from sipc.guard.chain import Entry
 from sipc.guard.filters import Filter
@@ -156,6 +157,17 @@ class Filtering:
         self._have = {name: held.newest(name, end.epoch) for name, end in receivers.items()}
         self._syncing = ThreadPoolExecutor(1, "sync", _leave_signals)
 
+    def finish_taken(self) -> None:
+        """Finish the blocks that a predecessor took and was killed before it finished; before inputs are waited for.
+
+        Else others could come first, and take their place in the files of batches: a block that comes when nobody knows
+        any more that it was taken is taken twice.
+        """
+        for name, receiver in self._receivers.items():
+            if self._have[name] > (receiver.last_seq or 0):
+                with suppress(RemoteProtocolError):  # it is raised again, when what is in hand was passed on
+                    receiver._finish_unseen()
+
     def run(self) -> None:
         """Until all inputs have ended, and everything was passed on."""
         try:
@@ -170,6 +182,8 @@ class Filtering:
 
     def _take_up(self) -> None:
         """Go on with what a predecessor had in hand."""
+        if not self._held.check({end.epoch for end in self._receivers.values()}):
+            self._report("note: what was in hand when the power failed is given up with the channel that it came from")
         last = self._intents.last
         for batch in self._held.pending:
             receiver = self._receivers.get(batch.channel)
@@ -178,7 +192,13 @@ class Filtering:
                     f"note: {len(batch.messages)} messages of {batch.channel} were in hand when that channel was made "
                     "anew: they are given up with the rest of what was in it"
                 )
-            elif last is not None and last.batch == batch.number:
+            elif last is not None and (last.batch, last.epoch) == (batch.number, batch.epoch):
+                if len(last.verdicts) != last.end - last.first:
+                    raise SpecError(
+                        f"the intent about batch {batch.number} in hand is of more messages than that has: was one of "
+                        "them changed? Remove held.* and intent.* in the state directory, and nothing else; then what "
+                        "was in hand may be lost, or come twice"
+                    )
                 intent = replace(last, marks=self._outputs.resumed(last.payloads, last.marks))
                 self._intents.write(intent)
                 self._log(batch, intent.first, intent.verdicts)
@@ -209,7 +229,7 @@ class Filtering:
                     batch = self._held.begin(arrival.channel, arrival.receiver.epoch)
                 self._held.add(batch, arrival.seq, arrival.record, arrival.messages)
                 self._have[arrival.channel] = arrival.seq
-            # Else a predecessor was killed when it had taken this one, and not finished it.
+            # Else a predecessor was killed when it had taken this one, and not finished it: see `finish_taken`.
             self._inputs.finish(arrival)
             if batch is None:
                 arrival = take()
@@ -229,8 +249,9 @@ class Filtering:
             verdicts = self._judged.collect()
             first, end = batch.judged, batch.judged + len(verdicts)
             intent = Intent(
-                batch=batch.number, first=first, end=end, given=batch.messages[first:end], verdicts=tuple(verdicts),
-                marks=self._outputs.marks(), over=self._intents.last.over if self._intents.last is not None else {},
+                batch=batch.number, epoch=batch.epoch, first=first, end=end, given=batch.messages[first:end],
+                verdicts=tuple(verdicts), marks=self._outputs.marks(),
+                over=self._intents.last.over if self._intents.last is not None else {},
             )  # fmt: skip
             self._intents.write(intent)
             payloads = intent.payloads

@@ -5,13 +5,14 @@ Owns two files of the state directory, each for one batch, used in turn.  A bloc
 is here, so that the next can come while this one is judged, logged and sent; what a successor does with it is in
 `filtering.py`.
 
-    word     0 magic, 1 number of the batch, 2 bytes of it that count, 3 number of the batch that is done, 4 blocks
+    word     0 magic, 1 number of the batch, 2 bytes of it that count, 3 number of the batch that is done, 4 blocks,
+             5 epoch of its channel
     frame    at 4096, one for each block: u64 epoch, seq, record, count; u32 length of the channel's name; the name;
              u64 length[count]; the messages, back to back
 
 A batch counts as far as word 2 says: one aligned store into a shared mapping, made when the frame is written, so a
 SIGKILL leaves a frame whole or not there (see `cursor.py`).  Nothing is synced: after a power failure there are no
-channels, and a batch of another epoch is not passed on.
+channels, and a batch of another epoch is not passed on.  Its frames may be torn then, so the epoch stands before them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import stat
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +34,8 @@ __all__ = ("Batch", "Held", "blocks_in_hand")
 _NAMES = ("held.0", "held.1")
 _MAGIC = int.from_bytes(b"SIPCHLD1", "little")
 _PAGE = mmap.PAGESIZE
-_WORDS = struct.Struct("=5Q")
-_MAGIC_WORD, _NUMBER, _LENGTH, _DONE, _BLOCKS = range(5)
+_WORDS = struct.Struct("=6Q")
+_MAGIC_WORD, _NUMBER, _LENGTH, _DONE, _BLOCKS, _EPOCH = range(6)
 _FRAME = struct.Struct("<4QI")
 _KEEP = 16 << 20  # bytes; a file that one batch made larger is made small again
 _JOIN = 16 << 10  # bytes; smaller messages are joined, for fewer pieces than a call takes (IOV_MAX is 1024)
@@ -101,7 +102,7 @@ def blocks_in_hand(state: Path) -> int:
         finally:
             os.close(fd)
         if len(data) == _WORDS.size:
-            magic, number, length, done, blocks = _WORDS.unpack(data)
+            magic, number, length, done, blocks, _ = _WORDS.unpack(data)
             found += blocks if magic == _MAGIC and length and done != number else 0
     return found
 
@@ -112,6 +113,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.batch: Batch | None = None
+        self.torn: str | None = None  # why there is none, although the words say so
         self.fd = -1
         with doing("open", path, _ADVICE):
             self.fd = os.open(path, _OPEN, 0o600)
@@ -152,15 +154,14 @@ class _File:
                     at += size
                 batch.take(seq, record, messages)
         except (struct.error, ValueError) as error:
-            raise SpecError(
-                f"{self.path} makes no sense ({error}): was it written by another release, or did the power fail? "
-                "Empty the state directory; then what was in hand may be lost, or come twice"
-            ) from error
+            self.torn = str(error)
+            return None
         return batch
 
     def begin(self, batch: Batch) -> None:
         self.words[_LENGTH] = 0  # first: what is there belongs to another batch
         self.words[_NUMBER] = batch.number
+        self.words[_EPOCH] = batch.epoch
         self.words[_BLOCKS] = 0
         self.batch = batch
         if os.fstat(self.fd).st_size > _KEEP:
@@ -192,7 +193,7 @@ class Held:
     """The batches of one filter, two at most that are not done."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or make the files.  `pending` are the batches that a predecessor left, oldest first."""
+        """Open or make the files.  `pending` are the batches that a predecessor left, oldest first: see `check`."""
         self._files: list[_File] = []
         try:
             for name in _NAMES:
@@ -201,11 +202,30 @@ class Held:
             self.close()
             raise
         there = sorted((file for file in self._files if file.batch), key=lambda file: file.words[_NUMBER])
-        self._newest = max(file.words[_NUMBER] for file in self._files)
+        # Not of a batch that was begun and got no message: the next is begun in its place, and not in that of the one
+        # before, which may be in hand.
+        self._newest = max((file.words[_NUMBER] for file in there), default=0)
         self._batches = [file.batch for file in there if file.batch is not None]
         self.pending = [
             file.batch for file in there if file.batch is not None and file.words[_DONE] != file.words[_NUMBER]
         ]
+
+    def check(self, epochs: Collection[int]) -> bool:
+        """Whether every file could be read; `epochs` are those of the channels that there are.
+
+        Raises `SpecError` when one could not that is of such a channel.  One of another is left from before a power
+        failure, and what was in it is gone with its channel.
+        """
+        torn = [file for file in self._files if file.torn is not None]
+        for file in torn:
+            if file.words[_EPOCH] in epochs:
+                raise SpecError(
+                    f"{file.path} makes no sense ({file.torn}): was it written by another release? Remove held.* and "
+                    "intent.* there, and nothing else; then what was in hand may be lost, or come twice"
+                )
+        for file in torn:
+            file.words[_LENGTH] = 0
+        return not torn
 
     def batch(self, number: int) -> Batch | None:
         """The batch of this number, if it is still there."""

@@ -55,7 +55,8 @@ class Mark:
 class Intent:
     """What is about to be sent, and of what.
 
-    Of a filter: `batch` is the batch in hand, `first` and `end` which of its messages, and `given` those themselves.
+    Of a filter: `batch` and `epoch` name the batch in hand, `first` and `end` which of its messages, and `given` is
+    those themselves.
     Of a source: `epoch` and `seq` name the message, and `digest` its content.  Of a sink: `channel`, `epoch` and `seq`
     name the block in hand.  `over` are the ends of streams, (epoch, seq) by channel, that were passed on: what comes
     after them is a new run of the guard.  With `ended` nothing is intended: all input of the run `run` had ended, and
@@ -149,8 +150,11 @@ class Intents:
             found = json.loads(rest[:described])
             at = described
             batch = self._held.batch(found["batch"]) if self._held is not None else None
-            given = batch.messages[found["first"] : found["end"]] if batch is not None else []
-            said = found["verdicts"] if given or not found["batch"] else []
+            # By its epoch too: after a power failure numbers begin again, and an old intent is not of a new batch.
+            same = batch is not None and batch.epoch == found["epoch"]
+            given = batch.messages[found["first"] : found["end"]] if batch is not None and same else []
+            there = not found["batch"] or len(given) == found["end"] - found["first"]
+            said = found["verdicts"] if there else []
             verdicts: list[Verdict] = []
             for code, what, *more in said:
                 if code == _AS_THEY_CAME:
@@ -166,8 +170,8 @@ class Intents:
             return Intent(**{**found, "verdicts": tuple(verdicts), "marks": marks, "over": over, "given": given})
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise SpecError(
-                f"an intent with a right sum makes no sense ({error}): was it written by another release? Empty the "
-                "state directory; then what was in hand may come twice"
+                f"an intent with a right sum makes no sense ({error}): was it written by another release? Remove "
+                "held.* and intent.* in the state directory, and nothing else; then what was in hand may come twice"
             ) from error
 
     def write(self, intent: Intent) -> None:

@@ -3,7 +3,8 @@
 
 Owns what becomes of replies and of their absence: who is in quarantine for the worker's death, who is judged anew by
 the next, and in which order verdicts are given.  A message is timed alone, however many were handed over with it: from
-the reply before it, or from when the worker had nothing in hand.
+the reply before it, or from when the worker had nothing in hand.  Only while the stage looks after the worker: between
+two calls, when it sends and nobody takes that, a pipe may be full, of a message or of a reply, and the worker waits.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class PythonFilter(FilterBase):
         self._messages: list[bytes] = []  # those, one behind the other
         self._verdicts: list[Verdict] = []  # on the first of them
         self._given = 0  # how many of them have a verdict, or are in the worker's hands
+        self._left = 0.0  # when the last call ended (CLOCK_MONOTONIC)
         self._started()
 
     def _started(self) -> Batches:
@@ -140,6 +142,7 @@ class PythonFilter(FilterBase):
         """
         if messages:
             too_long(max(messages, key=len), 0xFFFFFFFF - TAG)
+        self._return()
         try:
             self._messages += messages
             self._hand_over()
@@ -149,6 +152,8 @@ class PythonFilter(FilterBase):
             del self._verdicts[len(self._messages) :]
             self.close()
             raise
+        finally:
+            self._left = time.monotonic()
 
     def collect(self, *, most: int | None = None, seconds: float | None = None) -> list[Verdict]:
         """The verdicts on the messages that were submitted first, in their order.
@@ -160,6 +165,7 @@ class PythonFilter(FilterBase):
         if not self._sizes:
             raise SpecError(f"filter {self.what}: nothing was submitted that could be collected")
         size, counted, held = self._sizes[0], 0, 0
+        self._return()
         until = None if seconds is None else time.monotonic() + seconds
         try:
             while len(self._verdicts) < size:
@@ -174,7 +180,14 @@ class PythonFilter(FilterBase):
         except BaseException:
             self.close()  # who interrupted this may have done so between a reply and its verdict
             raise
+        finally:
+            self._left = time.monotonic()
         return self._collected(min(size, len(self._verdicts)))
+
+    def _return(self) -> None:
+        """The time since the last call is not the message's in turn."""
+        if self._batches is not None:
+            self._batches.since += time.monotonic() - self._left
 
     def _collected(self, count: int) -> list[Verdict]:
         if count == self._sizes[0]:

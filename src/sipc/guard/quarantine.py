@@ -110,6 +110,7 @@ class QuarantineStore:
         text = (json.dumps(meta, indent=1) + "\n").encode()
         with doing("write", self.path / name, _ADVICE):
             if self._there(name):
+                os.fsync(self._fd)  # who put it there may have been killed before this
                 return False
             size = _PAGE + _pages(len(data)) + _pages(len(text))
             if self.used + size > self.limit:

@@ -152,6 +152,8 @@ class DirectorySink(_Directory):
             if last is not None and last.epoch == identity.epoch and identity <= last:
                 if regular(self._fd, _NEW + identity.name) is not None:
                     self._publish(identity)  # this very call failed before, after its mark
+                else:
+                    os.fsync(self._fd)  # who published it may have been killed before this
                 return
             write_new(self._fd, _NEW + identity.name, data, self._mode)
             mark = _LAST + identity.name

@@ -43,7 +43,9 @@ class Stopping:
 
     def __enter__(self) -> Self:
         self._may = True
-        self.check()
+        if self.asked:
+            self._may = False  # no second time: whoever is told closes up, and can not be interrupted in that
+            raise Stopped
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -117,6 +117,7 @@ def run_filter(
     """Until all inputs have ended, and that was passed on."""
     last = intents.last
     closed = outputs.closed_since(last.marks if last is not None else {})
+    filtering.finish_taken()
     inputs.begin(_ended(receivers, last))
     filtering.run()
     with stop:

@@ -227,6 +227,49 @@ def test_a_failing_disk_is_told_and_the_log_stays_right(code: int, faults: Fault
     with_every_failure(faults, stage, check, code)
 
 
+@pytest.mark.parametrize("sync", [False, True])
+def test_an_entry_that_did_not_reach_the_disk_is_not_there(sync: bool, faults: Faults, folder: Path) -> None:
+    """The kernel says once that it could not be written; who opens the log then would take it for safe."""
+    path = folder / "log"
+
+    def stage() -> int:
+        with Audit(FileLog(path, sync=sync), stage="scrub") as log:
+            record(log, 1)
+            log.sync()
+            record(log, 2)
+            record(log, 3)
+            log.sync()
+        return 0
+
+    calls = faults.act(stage).calls
+    last = max(number for number, call in enumerate(calls, 1) if call == "fsync")
+    path.unlink()
+    run = faults.act(stage, first=last)
+    assert "KernelError" in run.errors.splitlines()[-1]
+    assert [seq_of(entry) for entry in entries(path)] == [1]
+    with opened(path) as log:
+        record(log, 2)
+    assert right(path)
+    assert [seq_of(entry) for entry in entries(path)] == [1, 2]
+
+
+def test_what_a_killed_stage_did_not_sync_is_on_disk_or_the_log_is_refused(faults: Faults, folder: Path) -> None:
+    """Before anybody believes an entry that is there."""
+    path = folder / "log"
+    with opened(path) as log:
+        record(log, 1)
+
+    def stage() -> int:
+        opened(path).close()
+        return 0
+
+    calls = faults.act(stage).calls
+    assert "fsync" in calls
+    run = faults.act(stage, first=calls.index("fsync") + 1 + calls[calls.index("fsync") + 1 :].index("fsync") + 1)
+    assert "AuditError" in run.errors.splitlines()[-1]
+    assert len(entries(path)) == 1
+
+
 def test_a_full_disk_leaves_no_half_line(folder: Path) -> None:
     """A write that was short is taken back; the log is then to be opened again."""
     import resource

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Never
@@ -12,7 +13,7 @@ from typing import Never
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.host.guard.test_filters import ENDLESS, HOSTILE, SECRET, filter_of
+from tests.host.guard.test_filters import ENDLESS, HOSTILE, SECRET, SUPPORT, filter_of
 
 from sipc.errors import KernelError, SpecError
 from sipc.guard.batches import AREA_SIZE
@@ -54,6 +55,36 @@ def test_a_hang_or_a_death_anywhere_in_many_parts_costs_one_message(name: str, i
     messages[index] = SECRET
     with filter_of(name, timeout=1.0) as judge:
         assert_only(judge.judge_many(messages), messages, index, HOSTILE[name])
+
+
+@pytest.mark.parametrize("size", [100, 200_000, 600_000])
+@pytest.mark.parametrize("function", ["judges:judge", "hostile:loop"])
+def test_the_time_in_which_the_stage_was_elsewhere_is_not_the_messages(
+    function: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it sent, and nobody took that, it neither gave the worker the rest of a message nor took its answer."""
+    away, clock = 0.0, time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + away)
+    messages = [b"%d " % number + bytes(size) for number in range(8)]
+    start = b"judged " if function.endswith("judge") else b""
+    with PythonFilter(function, path=[SUPPORT], timeout=20.0) as judge:
+        for message in messages:
+            judge.submit([message])
+            away += 3600.0
+        for message in messages:
+            assert judge.collect() == [Pass(start + message)]
+            away += 3600.0
+
+
+def test_a_message_that_hangs_while_the_stage_is_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no more than its time when the stage is back."""
+    away, clock = 0.0, time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + away)
+    messages = [b"good", SECRET, b"good too"]
+    with filter_of("loop", timeout=1.0) as judge:
+        judge.submit(messages)
+        away += 3600.0
+        assert_only(judge.collect(), messages, 1, {Reason.TIMEOUT})
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,18 @@ def test_a_killed_stage_keeps_all_of_a_message_or_none(faults: Faults, folder: P
     assert at_every_step(faults, keep, check) > 20
 
 
+def test_what_was_there_already_is_on_disk_too(faults: Faults, folder: Path) -> None:
+    """Killed after the rename and before the directory was synced: the next one, who finds it, syncs that."""
+
+    def keep() -> int:
+        with store(folder) as place:
+            return int(place.keep(MESSAGE, identity(1), channel="raw", reason="type"))
+
+    first, again = faults.act(keep), faults.act(keep)
+    assert (first.code, again.code) == (1, 0)
+    assert (first.calls.count("fsync"), again.calls.count("fsync")) == (4, 1)
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_a_failing_disk_is_an_error_before_the_message_is_done(code: int, faults: Faults, folder: Path) -> None:
     """Every call fails in turn: what was said to be kept is there, what was not is kept the next time."""

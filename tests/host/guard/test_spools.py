@@ -340,6 +340,13 @@ def test_a_killed_sink_publishes_whole_and_exactly_once(takes: bool, faults: Fau
     assert at_every_step(faults, lambda: put_second(folder), check) > 10
 
 
+def test_a_message_that_was_published_already_is_on_disk_too(faults: Faults, folder: Path) -> None:
+    """Killed after the rename and before the directory was synced: the next one, who finds it, syncs that."""
+    fresh(folder)
+    first, again = faults.act(lambda: put_second(folder)), faults.act(lambda: put_second(folder))
+    assert (first.calls.count("fsync"), again.calls.count("fsync")) == (2, 1)
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_a_failing_disk_publishes_nothing_or_all_and_is_told(code: int, faults: Faults, folder: Path) -> None:
     """Every call fails in turn: an error of ours, and putting it again sets it right."""

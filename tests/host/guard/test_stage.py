@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -21,15 +22,19 @@ from tests.support.stages import Built, build, forked, put, toml, visible, wait_
 
 import sipc
 from sipc import helper
+from sipc.guard import filtering
 from sipc.guard.audit import FileLog
 from sipc.guard.chain import read_lines, verify
+from sipc.guard.filtering import Judged
 from sipc.guard.framing import MessageFrames, message
-from sipc.guard.held import blocks_in_hand
+from sipc.guard.held import Held, blocks_in_hand
 from sipc.guard.inputs import Inputs
 from sipc.guard.intents import already_sent
+from sipc.guard.outputs import Outputs
 from sipc.guard.policy import channel_specs
 from sipc.guard.stage import StageExit
 from sipc.guard.status import read_status
+from sipc.receiver import Receiver
 
 pytestmark = pytest.mark.host
 
@@ -349,6 +354,108 @@ def test_what_was_in_hand_of_a_channel_made_anew_is_given_up_and_said(making: Ma
     assert blocks_in_hand(built.place("b") / "state") == 0
 
 
+def _killed_in(built: Built, monkeypatch: pytest.MonkeyPatch, kind: type, method: str, *, after: int = 0) -> None:
+    """The filter runs until it calls this once more than so often."""
+    whole, calls = getattr(kind, method), itertools.count()
+
+    def called(*arguments: object) -> object:
+        if next(calls) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, method, called)
+        assert os.waitstatus_to_exitcode(forked(built, "b").wait()) == -signal.SIGKILL
+
+
+def test_a_batch_in_hand_outlives_two_kills(making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the batch after it had no message yet, and again when the next had: both are still there.
+
+    The first one is passed on in parts, of which a kill left some.
+    """
+    monkeypatch.setattr(filtering, "_PART_RECORDS", 1)
+    built = making()
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send_many([b"1", b"2", b"3"])
+        _killed_in(built, monkeypatch, Judged, "collect")
+        sender.send(b"4")
+        _killed_in(built, monkeypatch, Held, "add")
+        _killed_in(built, monkeypatch, Outputs, "send", after=1)
+        process = built.start("b")
+        assert [receiver.receive(30) for _ in range(4)] == [b"judged %d" % number for number in (1, 2, 3, 4)]
+        sender.close()
+        assert process.ended() == (0, "")
+
+
+@pytest.mark.parametrize("left", [0, 4096, 4100])
+def test_after_a_power_failure_a_filter_goes_on_by_itself(
+    left: int, making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in hand is torn, and gone with its channel; what was intended of it is not done with new messages."""
+    built = making()
+    with sipc.open_sender("g.raw", registry=built.registry) as sender:
+        sender.send_many([b"drop", b"drop"])
+        _killed_in(built, monkeypatch, Outputs, "send")
+    helper.destroy("g.raw", built.registry)
+    helper.create(channel_specs(built.guard)["raw"], built.registry)
+    os.truncate(built.place("b") / "state" / "held.1", left)
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send_many([b"one", b"two"])
+        _killed_in(built, monkeypatch, Judged, "collect")
+        process = built.start("b")
+        assert [receiver.receive(30) for _ in range(2)] == [b"judged one", b"judged two"]
+        sender.close()
+        assert process.ended() == (0, "")
+
+
+def test_a_block_that_was_not_finished_is_taken_once_however_late_it_comes(
+    making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread is slow, another input's blocks take its place in the files of batches, and a kill comes again."""
+    wait = Inputs._wait
+    channels = {"raw": ("a", "b"), "more": ("d", "b"), "clean": ("b", "c")}
+    (folder / "more").mkdir()
+    built = making({"d": 'source = { directory = "FOLDER/more" }'}, channels)
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_sender("g.more", registry=built.registry) as other, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send_many([b"1", b"2"])
+        _killed_in(built, monkeypatch, Inputs, "finish")
+        other.send(b"3")
+        other.send(b"4")
+        with monkeypatch.context() as patch:
+            patch.setattr(Inputs, "_wait", lambda self, name: wait(self, name) if name == "more" else None)
+            _killed_in(built, monkeypatch, Outputs, "send", after=2)
+        process = built.start("b")
+        assert [receiver.receive(30) for _ in range(4)] == [b"judged %d" % number for number in (1, 2, 3, 4)]
+        sender.send(b"5")
+        assert receiver.receive(30) == b"judged 5"
+        sender.close()
+        other.close()
+        assert process.ended() == (0, "")
+    assert [size for entry in built.audit("b") for size in entry["sizes"]] == [1] * 5
+
+
+def test_what_was_taken_is_passed_on_before_a_violation_is_told(
+    making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile sender spoils the slot of a block that was taken and not finished: that block came before it did so."""
+    built = making()
+    with sipc.open_sender("g.raw", registry=built.registry) as sender, \
+            sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
+        sender.send(b"harmless")
+        _killed_in(built, monkeypatch, Inputs, "finish")
+        segment = sender._segment
+        assert segment is not None
+        segment.words[6 + 3] = 1  # the reserved word of slot 0
+        process = built.start("b")
+        assert receiver.receive(30) == b"judged harmless"
+        assert process.ended()[0] == StageExit.VIOLATED
+    assert [entry["verdict"] for entry in built.audit("b")] == ["pass", "violation"]
+
+
 def test_a_block_that_is_in_hand_and_not_finished_is_taken_once(
     making: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,11 +464,9 @@ def test_a_block_that_is_in_hand_and_not_finished_is_taken_once(
     with sipc.open_sender("g.raw", registry=built.registry) as sender, \
             sipc.open_receiver("g.clean", registry=built.registry, cursor=folder / "cursor") as receiver:  # fmt: skip
         sender.send_many([b"one", b"two"])
-        with monkeypatch.context() as patch:
-            patch.setattr(Inputs, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-            for _ in range(3):
-                assert os.waitstatus_to_exitcode(forked(built, "b").wait()) == -signal.SIGKILL
-                assert blocks_in_hand(built.place("b") / "state") <= 1
+        for kind, method in ((Inputs, "finish"), (Receiver, "_finish_unseen"), (Receiver, "_finish_block")):
+            _killed_in(built, monkeypatch, kind, method)
+            assert blocks_in_hand(built.place("b") / "state") <= 1
         process = built.start("b")
         sender.send(b"three")
         assert [receiver.receive(30) for _ in range(3)] == [b"judged one", b"judged two", b"judged three"]

@@ -107,6 +107,28 @@ def test_a_begin_that_was_cut_leaves_nothing_in_hand(at: int, tmp_path: Path) ->
     held.close()
 
 
+@pytest.mark.parametrize("in_hand", [1, 2, 3])
+def test_a_batch_in_hand_is_not_written_over_after_a_begin_that_was_cut(in_hand: int, tmp_path: Path) -> None:
+    """Killed before the first message of a batch was in its file, and again later: the one before it is still there."""
+    for number in range(1, in_hand + 1):
+        held = Held(tmp_path)
+        for done in held.pending:
+            held.done(done)
+        batch = held.begin("raw", 1)
+        held.add(batch, number, 0, [b"%d" % number])
+        held.close()
+    for _ in range(3):
+        held = Held(tmp_path)
+        held.begin("raw", 1)
+        held.close()
+    held = Held(tmp_path)
+    held.add(held.begin("raw", 1), in_hand + 1, 0, [b"next"])
+    held.close()
+    held = Held(tmp_path)
+    assert [batch.messages for batch in held.pending] == [[b"%d" % in_hand], [b"next"]]
+    held.close()
+
+
 def test_what_makes_no_sense_is_refused_and_says_nothing_outside(tmp_path: Path) -> None:
     """A length beyond the file, a count beyond the length: an error, not an endless read or a message of garbage."""
     before = descriptors()
@@ -119,8 +141,11 @@ def test_what_makes_no_sense_is_refused_and_says_nothing_outside(tmp_path: Path)
     frame = module._PAGE
     for at, value in ((16, 1 << 40), (frame + 24, 1 << 40), (frame + 24, 2), (frame + 24 + 8 + 4 + 3, 1 << 63)):
         path.write_bytes(whole[:at] + struct.pack("<Q", value) + whole[at + 8 :])
+        held = Held(tmp_path)
+        assert held.pending == []
         with pytest.raises(SpecError, match="makes no sense"):
-            Held(tmp_path)
+            held.check({1})
+        held.close()
     path.write_bytes(b"garbage" * 10)
     assert blocks_in_hand(tmp_path) == 0
     path.unlink()
@@ -131,6 +156,26 @@ def test_what_makes_no_sense_is_refused_and_says_nothing_outside(tmp_path: Path)
     os.mkfifo(path)
     assert blocks_in_hand(tmp_path) == 0
     assert descriptors() == before
+
+
+def test_a_file_that_a_power_failure_tore_is_given_up_with_its_channel(tmp_path: Path) -> None:
+    """The words were on the disk and the frames were not: nothing of it, and the next batches are as ever."""
+    held = Held(tmp_path)
+    held.add(held.begin("raw", 1), 1, 0, [b"message"] * 3)
+    held.close()
+    path = tmp_path / "held.1"
+    whole = path.read_bytes()
+    for torn in (whole[: module._PAGE], whole[: module._PAGE].ljust(len(whole), b"\0"), whole[:-1]):
+        path.write_bytes(torn)
+        held = Held(tmp_path)
+        assert (held.pending, held.check({2}), held.newest("raw", 1)) == ([], False, 0)
+        assert blocks_in_hand(tmp_path) == 0
+        held.add(held.begin("raw", 2), 1, 0, [b"next"])
+        held.close()
+        held = Held(tmp_path)
+        assert [batch.messages for batch in held.pending] == [[b"next"]]
+        assert held.check({2})
+        held.close()
 
 
 def test_a_file_that_a_large_batch_made_is_made_small_again(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_what_passes_as_it_came_is_taken_from_the_batch(tmp_path: Path) -> None:
     held.add(batch, 1, 0, came)
     given = batch.messages[2:9]
     verdicts = (Pass(given[0]), Pass(given[1]), Drop("no"), Pass(b"other"), Pass(given[4]), Pass(b""), Pass(given[6]))
-    intent = Intent(batch=batch.number, first=2, end=9, given=given, verdicts=verdicts)
+    intent = Intent(batch=batch.number, epoch=1, first=2, end=9, given=given, verdicts=verdicts)
     intents = Intents(tmp_path, held)
     intents.write(intent)
     intents.close()
@@ -59,6 +59,34 @@ def test_what_passes_as_it_came_is_taken_from_the_batch(tmp_path: Path) -> None:
         else:
             assert intents.last.verdicts == ()
         intents.close()
+
+
+def test_of_a_batch_of_another_epoch_or_with_less_in_it_an_intent_says_nothing(tmp_path: Path) -> None:
+    """After a power failure the numbers of batches begin again: what was said of a message is not said of another."""
+    held = Held(tmp_path)
+    batch = held.begin("raw", 1)
+    held.add(batch, 1, 0, [b"judged"])
+    intents = Intents(tmp_path, held)
+    for first, end in ((0, 1), (0, 2)):
+        given = [*batch.messages, b"more"][first:end]
+        verdicts = tuple(map(Pass, given))
+        intents.write(Intent(batch=1, epoch=1, first=first, end=end, given=given, verdicts=verdicts))
+        again = Intents(tmp_path, held)
+        assert again.last is not None
+        assert again.last.payloads == ([b"judged"] if end == 1 else [])
+        again.close()
+        (tmp_path / "later").mkdir(exist_ok=True)
+        later = Held(tmp_path / "later")
+        other = later.begin("raw", 2)
+        later.add(other, 1, 0, [b"not judged"])
+        assert other.number == batch.number or end == 2
+        again = Intents(tmp_path, later)
+        assert again.last is not None
+        assert again.last.verdicts == ()
+        again.close()
+        later.close()
+    intents.close()
+    held.close()
 
 
 def test_a_write_that_was_cut_leaves_the_intent_before(tmp_path: Path) -> None:
