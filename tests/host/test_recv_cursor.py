@@ -45,6 +45,9 @@ def test_with_a_cursor_standard_output_goes_on_where_it_was(registry: Path, tmp_
             got = first.stdout.read(len(b"first half, "))
             sender.flush(30)  # the block is finished, not only written
             first.kill()
-        sender.send(b"second half")
-    done = subprocess.run(argv, stdout=subprocess.PIPE, timeout=30, check=True)
-    assert got + done.stdout == b"first half, second half"
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as second:
+            sender.send(b"second half", 30)
+            sender.close(timeout=30)
+            rest, _ = second.communicate(timeout=30)
+    assert second.returncode == 0
+    assert got + rest == b"first half, second half"

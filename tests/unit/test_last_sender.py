@@ -68,7 +68,7 @@ def test_who_passed_and_ended_is_believed_for_what_it_sent_while_it_was_seen(
     assert judged(queue, memory) == Failed.NONE
     queue.note = (process.pid, seen + 5)
     assert judged(queue, memory) & Failed.PROCESS
-    queue.note = (process.pid + 1, now)
+    queue.note = (1 << 22, now)  # a number that no process can have
     assert judged(queue, memory) & Failed.PROCESS
     assert judged(Queue(process.pid, now)) & Failed.PROCESS  # by somebody who has not seen it
 

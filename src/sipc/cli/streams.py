@@ -27,6 +27,7 @@ from sipc.sender import Sender
 
 __all__ = ("end_in_order", "receive", "send")
 
+_LATEST = 1.0  # seconds until a signal is acted upon
 _PATIENCE = 1.0  # seconds before we say that we are waiting
 _BAR = 24  # characters in the progress bar
 
@@ -80,6 +81,10 @@ def end_in_order() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminated)
+    # Python sees a signal between two of its instructions: one that comes in the last moment before a system call that
+    # waits would be seen when that ends, perhaps never.  Another one ends it.
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, _LATEST, _LATEST)
 
 
 def _opened_sender(name: str, registry: Path | None, wait: float | None, key: Path | None) -> Sender:

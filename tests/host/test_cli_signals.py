@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A signal that comes in the last moment before a command waits is acted upon, not when the wait happens to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.host.guard.test_top import LEAVE, terminal
+from tests.support.channels import make
+from tests.support.cli import PROGRAM
+from tests.support.statuses import publish, written
+
+from sipc.cli.exits import Exit
+
+pytestmark = pytest.mark.host
+
+SOURCE = Path(__file__).parents[1] / "support" / "late_signal.c"
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library to preload that sends this process SIGTERM there."""
+    library = tmp_path_factory.mktemp("late") / "late.so"
+    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-O1", "-fPIC", "-shared", "-o", library, SOURCE], check=True)
+    return library
+
+
+@pytest.mark.parametrize("what", ["recv", "send"])
+def test_an_end_that_is_about_to_wait_is_terminated(what: str, late: Path, registry: Path) -> None:
+    """On a channel where nothing comes, or that is full: exit code 130."""
+    make(registry, "c", slot_size=4096)
+    with Path("/dev/zero").open("rb") as endless:
+        done = subprocess.run(
+            [*PROGRAM, what, "c", "--registry", registry], stdin=endless, capture_output=True, check=False,
+            timeout=60, env={**os.environ, "LD_PRELOAD": str(late)},
+        )  # fmt: skip
+    assert done.returncode == Exit.INTERRUPTED
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_table_that_is_about_to_wait_is_terminated(
+    late: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sipc guard top`, however long it has between two looks; the terminal is given back."""
+    publish(tmp_path, "json", "scrub", written())
+    monkeypatch.setenv("LD_PRELOAD", str(late))
+    with terminal("--state", tmp_path, "--interval", "3600") as screen:
+        screen.until(lambda text: LEAVE in text)
+        assert screen.process.wait(60) == 128 + signal.SIGINT
