@@ -158,7 +158,7 @@ def base_module() -> Module:
 
 
 def _quiet() -> list[Statement]:
-    """Refusals that mean nothing: what the C library and Python try and do without."""
+    """Refusals that mean nothing: what the C library, Python and journald try and do without."""
     return [
         Optional(
             "sipc_quiet_caches",
@@ -173,6 +173,8 @@ def _quiet() -> list[Statement]:
         Optional("sipc_quiet_ssl", (DontAudit(PROGRAM, "cert_t", "dir", ("search",)),)),
         Comment("what systemd puts over a home that ProtectHome= hides, where Python looks for a user's packages"),
         Optional("sipc_quiet_home", (DontAudit(PROGRAM, "init_runtime_t", "dir", ("getattr", "search")),)),
+        Comment("journald looks with signal 0 whether a process still lives that it had a line from, and does without"),
+        Optional("sipc_quiet_journal", (DontAudit("syslogd_t", PROGRAM, "process", ("signull",)),)),
         DontAudit(PROGRAM, "self", "unix_stream_socket", ("connect",)),
         DontAudit(PROGRAM, "self", "unix_dgram_socket", ("create",)),
         DontAudit(PROGRAM, "self", "capability", ("dac_override", "dac_read_search", "net_admin", "sys_ptrace")),
