@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,17 @@ def test_a_table_that_is_about_to_wait_is_terminated(
     with terminal("--state", tmp_path, "--interval", "3600") as screen:
         screen.until(lambda text: LEAVE in text)
         assert screen.process.wait(60) == 128 + signal.SIGINT
+
+
+def test_the_timer_ends_before_its_handler_does(registry: Path) -> None:
+    """Python's own end takes a while on a slow machine, and has no handlers any more: SIGALRM would kill."""
+    make(registry, "c")
+    code = (
+        "import atexit, signal, sys\n"
+        "atexit.register(lambda: print(signal.getitimer(signal.ITIMER_REAL)))\n"  # behind what was registered later
+        "from sipc.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    argv = [sys.executable, "-c", code, "recv", "c", "--timeout", "0.1", "--registry", str(registry)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (Exit.TIMEOUT, "(0.0, 0.0)\n")

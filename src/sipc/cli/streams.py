@@ -6,6 +6,7 @@ Memory stays flat: the file is read straight into slots, and written straight ou
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -85,6 +86,7 @@ def end_in_order() -> None:
     # waits would be seen when that ends, perhaps never.  Another one ends it.
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, _LATEST, _LATEST)
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # before Python takes the handler away: it would be fatal
 
 
 def _opened_sender(name: str, registry: Path | None, wait: float | None, key: Path | None) -> Sender:
