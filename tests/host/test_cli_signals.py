@@ -66,3 +66,11 @@ def test_the_timer_ends_before_its_handler_does(registry: Path) -> None:
     argv = [sys.executable, "-c", code, "recv", "c", "--timeout", "0.1", "--registry", str(registry)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (Exit.TIMEOUT, "(0.0, 0.0)\n")
+
+
+def test_an_alarm_that_was_set_for_it_ends_it(registry: Path) -> None:
+    """`perl -e 'alarm 10; exec @ARGV' sipc recv ...`: the alarm outlives exec(2), and is left as it is."""
+    make(registry, "c")
+    code = "import os, signal, sys; signal.setitimer(signal.ITIMER_REAL, 3); os.execv(sys.executable, sys.argv[1:])"
+    argv = [sys.executable, "-c", code, *PROGRAM, "recv", "c", "--registry", str(registry)]
+    assert subprocess.run(argv, check=False, timeout=60).returncode == -signal.SIGALRM

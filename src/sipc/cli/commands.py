@@ -17,6 +17,7 @@ from sipc import enforcement
 from sipc.cli import demo as demonstration
 from sipc.cli import doctor as checks
 from sipc.cli import modules, streams, watching
+from sipc.cli.ending import end_in_order
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.explain import explain
 from sipc.cli.guard import guard
@@ -293,7 +294,7 @@ def doctor(registry: Path | None, as_json: bool) -> int:
 @_json
 def demo(file: Path | None, size: int, as_json: bool) -> int:
     """Watch a file cross a channel whose helper has already exited."""
-    streams.end_in_order()
+    end_in_order()
     result = demonstration.run(file, size)
     if as_json:
         _print_json(result)

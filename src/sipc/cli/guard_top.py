@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 import click
 
+from sipc.cli.ending import end_in_order
 from sipc.cli.exits import EPILOG, Exit
 from sipc.cli.places import path_type
-from sipc.cli.streams import end_in_order
 from sipc.errors import SpecError
 from sipc.guard.metrics import exposition
 from sipc.guard.observe import observe, places

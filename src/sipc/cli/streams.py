@@ -6,29 +6,27 @@ Memory stays flat: the file is read straight into slots, and written straight ou
 
 from __future__ import annotations
 
-import atexit
 import os
 import select
-import signal
 import stat
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Never, Self
+from types import TracebackType
+from typing import Self
 
 import click
 
 from sipc.channel import open_receiver, open_sender
+from sipc.cli.ending import end_in_order
 from sipc.errors import Broken, ChannelNotFound, EndOfStream, SipcError, SpecError, Timeout
 from sipc.proto.records import unpack
 from sipc.receiver import Receiver
 from sipc.sender import Sender
 
-__all__ = ("end_in_order", "receive", "send")
+__all__ = ("receive", "send")
 
-_LATEST = 1.0  # seconds until a signal is acted upon
 _PATIENCE = 1.0  # seconds before we say that we are waiting
 _BAR = 24  # characters in the progress bar
 
@@ -70,23 +68,6 @@ class _Progress:
             done = min(1.0, self.bytes / self._total)
             share = f" [{'#' * int(_BAR * done):{_BAR}}] {100 * done:3.0f} %"
         click.echo(f"{start}{self._label}{share} {self.bytes / 1e6:,.1f} MB, {rate:,.0f} MB/s ", nl=False, err=True)
-
-
-def _terminated(number: int, frame: FrameType | None) -> Never:
-    del frame
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def end_in_order() -> None:
-    """Terminated, or left by its terminal, an end tells the other and cleans up as for Ctrl-C (nohup still holds)."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _terminated)
-    # Python sees a signal between two of its instructions: one that comes in the last moment before a system call that
-    # waits would be seen when that ends, perhaps never.  Another one ends it.
-    signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, _LATEST, _LATEST)
-    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # before Python takes the handler away: it would be fatal
 
 
 def _opened_sender(name: str, registry: Path | None, wait: float | None, key: Path | None) -> Sender:

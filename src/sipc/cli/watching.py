@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from sipc.cli.ending import end_in_order
 from sipc.cli.exits import Exit
-from sipc.cli.streams import end_in_order
 from sipc.descriptor import Descriptor
 from sipc.finding import ChannelChange, ChannelEvent, ChannelWatch
 
