@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# test.sh PYTHON [TIER...]: the test tiers vm, host and unit, or those named; of several, two at a time.  A tier that
-# runs nothing, or skips anything, fails.  What the guests need is built first: no test's time limit is for that.
+# test.sh PYTHON [TIER...]: the test tiers vm, host and unit, or those named; of several, two at a time.  A test that is
+# skipped fails (tests/conftest.py), and so does a tier named alone that has none.  What the guests need is built first:
+# no test's time limit is for that.
 set -euo pipefail
 python=$1
 shift
